@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole job with no ROS and no thread of its own: frames and regions in, tracks and answers out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from pixelrefer_ros.errors import NoFrame, ObjectLost, Overloaded, PixelReferError
+from pixelrefer_ros.perception.answering import AnswerInProgress, TextListener, model_name, never
+from pixelrefer_ros.perception.looking import RegionLanguage, View, check_question, choose_views
+from pixelrefer_ros.perception.memory import NANOSECONDS, FrameMemory, RememberedFrame
+from pixelrefer_ros.perception.regions import check_region
+from pixelrefer_ros.perception.registry import ObjectRegistry
+from pixelrefer_ros.perception.settings import MAX_WAITING_REGIONS, PerceptionSettings
+from pixelrefer_ros.tracking import Tracker
+from pixelrefer_ros.types import (
+    Answer,
+    AnswerStatus,
+    Description,
+    Frame,
+    Question,
+    Region,
+    Scene,
+    Track,
+    TrackState,
+)
+
+_RETRY_DESCRIPTION_NS = NANOSECONDS
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Prompt:
+    region: Region
+    seen: RememberedFrame
+
+
+@dataclass(frozen=True, slots=True)
+class _Removal:
+    object_id: int
+
+
+class Perception:
+    """Tracks objects through frames and answers questions about them.
+
+    May be called from several threads. Three locks, taken in this order: ``_language`` while a question is
+    answered, ``_tracking`` while the tracker works, ``_state`` for moments only. So `add_region`,
+    `remove_object`, `clear` and `scene` never wait for a model.
+
+    Called from one thread it is deterministic: replay and tests drive it so.
+    """
+
+    def __init__(
+        self, language: RegionLanguage, tracker: Tracker, settings: PerceptionSettings | None = None
+    ) -> None:
+        """Join a language model and a tracker; both belong to this object from now on."""
+        self._model, self._tracker = language, tracker
+        self.settings = settings or PerceptionSettings()
+        self._memory = FrameMemory(self.settings.history_frames, self.settings.history_interval_s)
+        self._registry = ObjectRegistry()
+        self._waiting: deque[_Prompt | _Removal] = deque()
+        self._scene: Scene | None = None
+        self._language = threading.Lock()
+        self._tracking = threading.Lock()
+        self._state = threading.RLock()
+
+    @property
+    def model(self) -> str:
+        """Name and content hash of the language model."""
+        return model_name(self._model)
+
+    def add_region(self, region: Region, frame: Frame | None = None) -> int:
+        """Start an object, or correct one; the tracker takes it in before the next frame or question.
+
+        Args:
+            region: with its ``stamp_ns`` naming a remembered frame (0: the newest).
+            frame: the frame it was drawn on, when that may not be remembered.
+
+        Returns:
+            The object's id.
+
+        Raises:
+            NoFrame: no frame has arrived, or none near the region's stamp is remembered.
+            EmptyRegion: the region covers no pixel of the frame.
+            NoSuchObject: ``region.object_id`` is not 0 and not tracked.
+            Overloaded: as many objects as allowed are tracked, or too many regions wait.
+        """
+        with self._state:
+            seen = RememberedFrame(frame) if frame is not None else self._frame_at(region.stamp_ns)
+            check_region(region, seen.frame)
+            prompts = sum(isinstance(job, _Prompt) for job in self._waiting)
+            if prompts >= MAX_WAITING_REGIONS:
+                raise Overloaded(f"{prompts} regions wait for the tracker, the limit: send fewer at a time")
+            if region.object_id:
+                record = self._registry.get(region.object_id)
+                record.label = region.label or record.label
+            else:
+                record = self._registry.start(region.label, self.settings.max_objects)
+            record.waiting += 1
+            self._waiting.append(_Prompt(replace(region, object_id=record.object_id), seen))
+            return record.object_id
+
+    def remove_object(self, object_id: int) -> None:
+        """Forget an object at once; the tracker frees its place before the next frame.
+
+        Raises:
+            NoSuchObject: it is not tracked.
+        """
+        with self._state:
+            self._registry.remove(object_id)
+            self._forget(object_id)
+
+    def clear(self) -> None:
+        """Forget every object."""
+        with self._state:
+            for record in self._registry.records():
+                self._forget(record.object_id)
+            self._registry.clear()
+
+    def scene(self) -> Scene | None:
+        """The newest tracked frame with its objects; None before the first."""
+        with self._state:
+            return self._scene
+
+    def observe(self, frame: Frame) -> Scene:
+        """Remember ``frame``, take in waiting regions, and track every object to it."""
+        with self._tracking:
+            with self._state:
+                seen = self._memory.add(frame)
+            self._take_in_regions()
+            tracks = self._tracker.track(frame)
+            with self._state:
+                known = [track for track in tracks if track.object_id in self._registry]
+                seen.record(known)
+                objects = tuple(self._registry.get(t.object_id).seen(t, frame.stamp_ns) for t in known)
+                self._scene = Scene(frame, objects)
+                return self._scene
+
+    def apply_regions(self) -> None:
+        """Take in waiting regions now, without waiting for the next frame."""
+        with self._tracking:
+            self._take_in_regions()
+
+    def answer(
+        self,
+        question: Question,
+        *,
+        on_text: TextListener | None = None,
+        cancelled: Callable[[], bool] = never,
+        accepted_s: float | None = None,
+    ) -> Answer:
+        """Answer a question; whatever goes wrong is told by the answer's status and error.
+
+        Args:
+            question: what is asked.
+            on_text: told the text so far, and the tokens so far, whenever there is more of it.
+            cancelled: looked at before every token.
+            accepted_s: when it was asked, on ``time.monotonic()``; now if not given.
+        """
+        accepted_s = time.monotonic() if accepted_s is None else accepted_s
+        progress = AnswerInProgress(question, accepted_s, self.model)
+        try:
+            with self._language:
+                progress.views = self._views(question)
+                status = progress.generate(self._model, self.settings, on_text, cancelled)
+        except Exception as error:  # noqa: BLE001 - one question's fault must not end the next one's answer
+            return progress.failed(error)
+        return progress.finished(status)
+
+    def next_to_describe(self) -> int | None:
+        """The object most in need of ``settings.describe_question``; None if there is none."""
+        with self._state:
+            if not self.settings.describe_question or self._scene is None:
+                return None
+            now = self._scene.frame.stamp_ns
+            due = [
+                (record.describe_from_ns, record.object_id)
+                for record in self._registry.records()
+                if record.describe_from_ns is not None
+                and record.describe_from_ns <= now
+                and record.track is not None
+                and record.track.state is TrackState.TRACKED
+            ]
+            return min(due)[1] if due else None
+
+    def describe(self, object_id: int, *, cancelled: Callable[[], bool] = never) -> Answer:
+        """Ask ``settings.describe_question`` about an object, and keep the answer as its description."""
+        question = Question(
+            text=self.settings.describe_question, object_ids=(object_id,), id=f"describe-{object_id}"
+        )
+        answer = self.answer(question, cancelled=cancelled)
+        if answer.status is not AnswerStatus.CANCELLED:
+            with self._state:
+                self._keep_description(object_id, answer)
+        return answer
+
+    def _keep_description(self, object_id: int, answer: Answer) -> None:
+        if object_id not in self._registry:
+            return  # removed while it was described
+        record = self._registry.get(object_id)
+        now_ns = self._scene.frame.stamp_ns if self._scene else 0
+        period_ns = round(self.settings.describe_period_s * NANOSECONDS)
+        if answer.status in (AnswerStatus.OK, AnswerStatus.TRUNCATED):
+            record.description = Description(answer.text, answer.stamp_ns, answer.confidence)
+            record.describe_from_ns = now_ns + period_ns if period_ns else None
+            self._refresh_scene()
+        else:
+            record.describe_from_ns = now_ns + max(period_ns, _RETRY_DESCRIPTION_NS)
+
+    def _frame_at(self, stamp_ns: int) -> RememberedFrame:
+        newest = self._memory.newest
+        if newest is None:
+            raise NoFrame("no image has arrived yet: check the image topic, its QoS and image_transport")
+        return self._memory.at(stamp_ns) if stamp_ns else newest
+
+    def _forget(self, object_id: int) -> None:
+        self._memory.forget(object_id)
+        kept = [
+            job
+            for job in self._waiting
+            if not (isinstance(job, _Prompt) and job.region.object_id == object_id)
+        ]
+        self._waiting = deque([*kept, _Removal(object_id)])
+        if self._scene is not None:
+            objects = tuple(o for o in self._scene.objects if o.track.object_id != object_id)
+            self._scene = Scene(self._scene.frame, objects)
+
+    def _take_in_regions(self) -> None:
+        """Give the tracker what waits, one at a time, so that one bad region spoils no other."""
+        while True:
+            with self._state:
+                if not self._waiting:
+                    return
+                job = self._waiting.popleft()
+            if isinstance(job, _Removal):
+                if job.object_id in self._tracker.object_ids:
+                    self._tracker.remove(job.object_id)
+                continue
+            try:
+                tracks = self._tracker.prompt(job.seen.frame, [job.region])
+            except PixelReferError as error:
+                self._refuse(job.region.object_id, error)
+            else:
+                self._take_over(job, tracks)
+
+    def _refuse(self, object_id: int, error: PixelReferError) -> None:
+        with self._state:
+            if object_id not in self._registry:
+                return
+            record = self._registry.get(object_id)
+            record.waiting -= 1
+            if record.track is None and not record.waiting:  # it never began: nothing to fall back to
+                self._registry.refuse(object_id, error)
+
+    def _take_over(self, job: _Prompt, tracks: list[Track]) -> None:
+        with self._state:
+            known = [track for track in tracks if track.object_id in self._registry]
+            job.seen.record(known)  # one removed meanwhile is left out; its removal waits in the queue
+            for track in known:
+                record = self._registry.get(track.object_id)
+                record.waiting -= 1
+                record.seen(track, job.seen.frame.stamp_ns)
+                # New, or corrected: what was said of it before may be about something else.
+                record.describe_from_ns = 0
+            if self._scene is not None and self._scene.frame is job.seen.frame:
+                self._refresh_scene(known)
+
+    def _refresh_scene(self, tracks: Iterable[Track] = ()) -> None:
+        """Let `scene` show what came after its frame was tracked: regions on that frame, descriptions."""
+        if self._scene is None:
+            return
+        shown = {o.track.object_id: o.track for o in self._scene.objects}
+        shown.update((track.object_id, track) for track in tracks)
+        objects = tuple(self._registry.get(i).view(shown[i]) for i in sorted(shown) if i in self._registry)
+        self._scene = Scene(self._scene.frame, objects)
+
+    def _views(self, question: Question) -> list[list[View]]:
+        check_question(question, self.settings)
+        with self._state:
+            self._frame_at(0)  # before the first image there is nothing to know an object from
+            records = [self._registry.get(object_id) for object_id in question.object_ids]
+            waiting = any(record.waiting for record in records)
+        if waiting:
+            self.apply_regions()
+        with self._state:
+            for object_id in question.object_ids:
+                track = self._registry.get(object_id).track
+                if track is not None and track.state is TrackState.LOST:
+                    raise ObjectLost(
+                        f"object {object_id} is lost (last seen at stamp "
+                        f"{self._registry.get(object_id).last_seen_ns} ns): correct it with a new region"
+                    )
+            return choose_views(question, self._memory)

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Perception beside a camera: tracking at the newest frame, language at its own pace; neither waits.
+
+Two threads. What they wait for is bounded: one frame (a newer one takes its place), ``max_questions``
+questions (more are refused), and the regions that `Perception` bounds.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from pixelrefer_ros.perception.answering import AnswerInProgress, TextListener
+from pixelrefer_ros.perception.core import Perception
+from pixelrefer_ros.perception.statistics import Statistics
+from pixelrefer_ros.perception.ticket import Ticket
+from pixelrefer_ros.types import Answer, AnswerStatus, Frame, Question, Region, Scene
+
+_log = logging.getLogger(__name__)
+_RATE_SLACK = 0.9
+"""A camera's stamps jitter: a frame that is due within a tenth of the period is due."""
+
+
+class LivePerception:
+    """Runs a `Perception` beside a camera.
+
+    Callbacks run on the worker threads (a refused question's on the caller's); an exception in one is told to
+    ``on_error`` and ends nothing.
+    """
+
+    def __init__(
+        self,
+        perception: Perception,
+        *,
+        on_scene: Callable[[Scene], None],
+        on_answer: Callable[[Answer], None],
+        on_error: Callable[[str], None],
+    ) -> None:
+        """Prepare; `start` starts.
+
+        Args:
+            perception: the job; from now on only through this object.
+            on_scene: told every tracked frame.
+            on_answer: told every answer, whoever asked.
+            on_error: told, in one line, what went wrong that no answer tells.
+        """
+        self._perception = perception
+        self._on_scene, self._on_answer, self._on_error = on_scene, on_answer, on_error
+        self._stats = Statistics()
+        self._wake_tracking = threading.Condition()
+        self._frame: Frame | None = None
+        self._last_tracked_ns: int | None = None
+        self._wake_language = threading.Condition()
+        self._questions: deque[Ticket] = deque()
+        self._answering: Ticket | None = None
+        self._stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    @property
+    def perception(self) -> Perception:
+        """The job itself, for its settings and model name."""
+        return self._perception
+
+    def start(self) -> None:
+        """Start the two workers."""
+        for name, run in (("tracking", self._run_tracking), ("language", self._run_language)):
+            thread = threading.Thread(target=run, name=f"pixelrefer-{name}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def stop(self, timeout_s: float = 2.0) -> bool:
+        """Cancel what runs and what waits, and end the workers.
+
+        Returns:
+            Whether both ended within ``timeout_s``.
+        """
+        self._stopping.set()
+        with self._wake_language:
+            waiting = [*self._questions]
+            running = self._answering
+            self._wake_language.notify_all()
+        for ticket in waiting + ([running] if running else []):
+            ticket.cancel()
+        with self._wake_tracking:
+            self._wake_tracking.notify_all()
+        deadline = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def submit_frame(self, frame: Frame) -> None:
+        """Hand in the newest frame; one that still waited is dropped and counted. Never blocks."""
+        self._stats.count("frames_in")
+        with self._wake_tracking:
+            if self._frame is not None:
+                self._stats.count("frames_dropped")
+            self._frame = frame
+            self._wake_tracking.notify()
+
+    def add_region(self, region: Region) -> int:
+        """As `Perception.add_region`."""
+        return self._perception.add_region(region)
+
+    def remove_object(self, object_id: int) -> None:
+        """As `Perception.remove_object`."""
+        self._perception.remove_object(object_id)
+
+    def clear(self) -> None:
+        """As `Perception.clear`."""
+        self._perception.clear()
+
+    def scene(self) -> Scene | None:
+        """As `Perception.scene`."""
+        return self._perception.scene()
+
+    def ask(
+        self,
+        question: Question,
+        *,
+        on_text: TextListener | None = None,
+        on_answer: Callable[[Answer], None] | None = None,
+    ) -> Ticket:
+        """Hand in a question; it is answered in its turn. Never blocks.
+
+        Args:
+            question: what is asked; a question that cannot be asked is answered with its status.
+            on_text: told the text so far, and the tokens so far, whenever there is more of it.
+            on_answer: told the answer, after the ``on_answer`` of this object.
+        """
+
+        def deliver(answer: Answer) -> None:
+            self._stats.count("questions_answered")
+            self._tell(self._on_answer, answer)
+            if on_answer is not None:
+                self._tell(on_answer, answer)
+
+        ticket = Ticket(question, on_text, deliver, self._withdraw)
+        with self._wake_language:
+            limit = self._perception.settings.max_questions
+            accepted = len(self._questions) < limit and not self._stopping.is_set()
+            if accepted:
+                self._questions.append(ticket)
+                self._wake_language.notify()
+        if self._stopping.is_set() and not accepted:
+            self._end_unanswered(ticket, AnswerStatus.CANCELLED)
+        elif not accepted:
+            error = f"{limit} questions wait, the limit (max_questions): ask again when one is answered"
+            self._end_unanswered(ticket, AnswerStatus.OVERLOADED, error)
+        return ticket
+
+    def stats(self) -> dict[str, Any]:
+        """Counters since the start, and the newest durations of every stage in seconds, for diagnostics."""
+        counters, stages = self._stats.snapshot()
+        with self._wake_language:
+            waiting = len(self._questions)
+        names = (
+            "frames_in",
+            "frames_tracked",
+            "frames_dropped",
+            "frames_skipped",
+            "questions_answered",
+            "errors",
+        )
+        return {name: counters.get(name, 0) for name in names} | {
+            "questions_waiting": waiting,
+            "stages": stages,
+        }
+
+    def _run_tracking(self) -> None:
+        while True:
+            with self._wake_tracking:
+                self._wake_tracking.wait_for(lambda: self._frame is not None or self._stopping.is_set())
+                frame, self._frame = self._frame, None
+            if self._stopping.is_set():
+                return
+            assert frame is not None  # or the wait would not have ended
+            if self._is_too_soon(frame):
+                self._stats.count("frames_skipped")
+                continue
+            try:
+                with self._stats.timed("track"):
+                    scene = self._perception.observe(frame)
+            except Exception as error:  # noqa: BLE001 - one frame's fault must not end the next one's tracking
+                self._report(f"frame at {frame.stamp_ns} ns was not tracked", error)
+                continue
+            self._last_tracked_ns = frame.stamp_ns
+            self._stats.count("frames_tracked")
+            self._tell(self._on_scene, scene)
+            if self._perception.next_to_describe() is not None:
+                with self._wake_language:
+                    self._wake_language.notify()
+
+    def _is_too_soon(self, frame: Frame) -> bool:
+        rate = self._perception.settings.track_rate_hz
+        if rate <= 0 or self._last_tracked_ns is None:
+            return False
+        since_s = (frame.stamp_ns - self._last_tracked_ns) / 1e9
+        return 0 <= since_s < _RATE_SLACK / rate  # a stamp that went back is a clock set back
+
+    def _run_language(self) -> None:
+        while not self._stopping.is_set():
+            with self._wake_language:
+                self._wake_language.wait_for(self._has_language_work)
+                self._answering = self._questions.popleft() if self._questions else None
+                ticket = self._answering
+            if ticket is not None:
+                self._answer(ticket)
+            elif not self._stopping.is_set():
+                self._describe()
+
+    def _has_language_work(self) -> bool:
+        if self._stopping.is_set() or self._questions:
+            return True
+        return self._perception.next_to_describe() is not None
+
+    def _answer(self, ticket: Ticket) -> None:
+        def on_text(text: str, tokens: int) -> None:
+            if ticket.on_text is not None:
+                self._tell(ticket.on_text, text, tokens)
+
+        answer = self._perception.answer(
+            ticket.question,
+            on_text=on_text,
+            cancelled=lambda: ticket.cancelled or self._stopping.is_set(),
+            accepted_s=ticket.accepted_s,
+        )
+        with self._wake_language:
+            self._answering = None
+        self._stats.took("answer", answer.total_time_s)
+        if answer.tokens:
+            self._stats.took("first_token", answer.time_to_first_token_s)
+        ticket.finish(answer)
+
+    def _describe(self) -> None:
+        """Describe what needs it; whoever asks meanwhile goes first, and it is tried again."""
+        object_id = self._perception.next_to_describe()
+        if object_id is None:
+            return
+        answer = self._perception.describe(
+            object_id, cancelled=lambda: bool(self._questions) or self._stopping.is_set()
+        )
+        if answer.status is not AnswerStatus.CANCELLED:
+            self._tell(self._on_answer, answer)
+
+    def _withdraw(self, ticket: Ticket) -> None:
+        with self._wake_language:
+            if ticket not in self._questions:
+                return
+            self._questions.remove(ticket)
+        self._end_unanswered(ticket, AnswerStatus.CANCELLED)
+
+    def _end_unanswered(self, ticket: Ticket, status: AnswerStatus, error: str = "") -> None:
+        progress = AnswerInProgress(ticket.question, ticket.accepted_s, self._perception.model)
+        ticket.finish(progress.finished(status, error))
+
+    def _tell(self, listener: Callable[..., None], *told: object) -> None:
+        try:
+            listener(*told)
+        except Exception as error:  # noqa: BLE001 - a listener's fault is not the worker's
+            self._report("a listener failed", error)
+
+    def _report(self, what: str, error: Exception) -> None:
+        self._stats.count("errors")
+        _log.error("%s", what, exc_info=error)
+        self._on_error(f"{what}: {type(error).__name__}: {error}")

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The frames an answer may look back at, with each object's mask and tokens in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pixelrefer_ros.errors import NoFrame
+from pixelrefer_ros.types import Box, Frame, Mask, Track, TrackState
+
+if TYPE_CHECKING:
+    from pixelrefer_ros.model import GlobalFeatures, ObjectTokens
+
+NANOSECONDS = 1_000_000_000
+
+
+@dataclass(eq=False, slots=True)
+class RememberedMask:
+    """One object in one frame: its mask, one bit per pixel of its box (1080p: at most 260 kB).
+
+    A correction puts another one in its place, and the tokens computed from this mask go with it.
+
+    Attributes:
+        shape: (height, width) of the frame.
+        box: the part of the frame that is kept.
+        bits: the packed rows of that part.
+        tokens: object tokens of this mask, once a question needed them.
+    """
+
+    shape: tuple[int, int]
+    box: Box
+    bits: NDArray[np.uint8]
+    tokens: ObjectTokens | None = None
+
+    @classmethod
+    def of(cls, mask: Mask, box: Box) -> RememberedMask:
+        """Pack what ``box`` encloses; outside it ``mask`` must be False."""
+        inside = mask[box.y : box.y + box.height, box.x : box.x + box.width]
+        return cls(mask.shape, box, np.packbits(inside, axis=1))
+
+    def unpack(self) -> Mask:
+        """The mask, (height, width) bool."""
+        mask = np.zeros(self.shape, np.bool_)
+        box = self.box
+        inside = np.unpackbits(self.bits, axis=1, count=box.width).astype(np.bool_)
+        mask[box.y : box.y + box.height, box.x : box.x + box.width] = inside
+        return mask
+
+
+@dataclass(eq=False, slots=True)
+class RememberedFrame:
+    """One frame, and what was computed from it so far: each thing once.
+
+    Attributes:
+        frame: the picture.
+        masks: the mask of every object that was TRACKED in it, by object id.
+        global_features: of the whole frame, once a question needed them.
+    """
+
+    frame: Frame
+    masks: dict[int, RememberedMask] = field(default_factory=dict)
+    global_features: GlobalFeatures | None = None
+
+    def record(self, tracks: Iterable[Track]) -> None:
+        """Take over where the objects are."""
+        for track in tracks:
+            self.masks.pop(track.object_id, None)
+            if track.state is TrackState.TRACKED and track.box is not None:
+                self.masks[track.object_id] = RememberedMask.of(track.mask, track.box)
+
+
+class FrameMemory:
+    """A bounded ring of frames, oldest first: the newest always, the others ``interval`` apart.
+
+    Not thread-safe; its owner locks.
+    """
+
+    def __init__(self, capacity: int, interval_s: float) -> None:
+        """Remember at most ``capacity`` frames, at least ``interval_s`` seconds apart."""
+        self._capacity = capacity
+        self._interval_ns = round(interval_s * NANOSECONDS)
+        self._frames: list[RememberedFrame] = []
+
+    def __len__(self) -> int:
+        """How many frames are remembered."""
+        return len(self._frames)
+
+    @property
+    def newest(self) -> RememberedFrame | None:
+        """The newest frame, or None before the first."""
+        return self._frames[-1] if self._frames else None
+
+    def add(self, frame: Frame) -> RememberedFrame:
+        """Remember ``frame`` as the newest.
+
+        A stamp that is not later than the newest one (a bag that starts over, a clock that was set
+        back, a camera that does not stamp) makes times meaningless: the frames before it are forgotten.
+        """
+        frames = self._frames
+        if frames and frame.stamp_ns <= frames[-1].frame.stamp_ns:
+            frames.clear()
+        elif len(frames) >= 2:
+            # The previous newest frame stays only if it is far enough from the one before it.
+            apart = frames[-1].frame.stamp_ns - frames[-2].frame.stamp_ns
+            if apart < self._interval_ns:
+                frames.pop()
+        remembered = RememberedFrame(frame)
+        frames.append(remembered)
+        del frames[: -self._capacity]
+        return remembered
+
+    def at(self, stamp_ns: int) -> RememberedFrame:
+        """The remembered frame nearest to a stamp.
+
+        Raises:
+            NoFrame: none is within the interval at which frames are remembered.
+        """
+        nearest = min(self._frames, key=lambda seen: abs(seen.frame.stamp_ns - stamp_ns), default=None)
+        if nearest is None:
+            raise NoFrame("no image has arrived yet: check the image topic, its QoS and image_transport")
+        if abs(nearest.frame.stamp_ns - stamp_ns) > self._interval_ns:
+            oldest, newest = self._frames[0].frame.stamp_ns, self._frames[-1].frame.stamp_ns
+            raise NoFrame(
+                f"no image is remembered near stamp {stamp_ns} ns; those from {oldest} to {newest} ns are: "
+                "send the region sooner, leave its stamp zero for the newest image, or raise history_frames"
+            )
+        return nearest
+
+    def showing(self, object_ids: Sequence[int]) -> list[RememberedFrame]:
+        """The frames in which all these objects were TRACKED, oldest first."""
+        return [seen for seen in self._frames if all(i in seen.masks for i in object_ids)]
+
+    def forget(self, object_id: int) -> None:
+        """Drop what is known of one object in every frame."""
+        for seen in self._frames:
+            seen.masks.pop(object_id, None)
+
+
+def spread(
+    frames: Sequence[RememberedFrame], count: int, history_s: float, now_ns: int
+) -> list[RememberedFrame]:
+    """Choose ``count`` frames evenly over the last ``history_s`` seconds before ``now_ns``.
+
+    Args:
+        frames: candidates, oldest first; at least one.
+        count: how many to look at; 1 gives the newest candidate.
+        history_s: seconds; 0 means as far back as ``frames`` reaches.
+        now_ns: stamp of the newest frame there is.
+
+    Returns:
+        At most ``count`` distinct frames, oldest first; the newest candidate is always among them.
+    """
+    last = frames[-1]
+    if count <= 1:
+        return [last]
+    since = now_ns - round(history_s * NANOSECONDS) if history_s > 0 else frames[0].frame.stamp_ns
+    within = [seen for seen in frames if seen.frame.stamp_ns >= since] or [last]
+    wanted = np.linspace(max(since, within[0].frame.stamp_ns), within[-1].frame.stamp_ns, count)
+    stamps = np.array([seen.frame.stamp_ns for seen in within], np.float64)
+    nearest = sorted({int(np.abs(stamps - target).argmin()) for target in wanted})
+    return [within[i] for i in nearest]

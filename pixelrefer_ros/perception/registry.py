@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The objects perception knows: their ids, names, life and descriptions."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pixelrefer_ros.errors import NoSuchObject, Overloaded, PixelReferError
+from pixelrefer_ros.types import Description, Track, TrackedObject, TrackState
+
+_REMEMBERED_REFUSALS = 256
+
+
+@dataclass(eq=False, slots=True)
+class ObjectRecord:
+    """What is remembered of one object.
+
+    Attributes:
+        object_id: positive.
+        label: the name its region gave it.
+        waiting: regions of it that the tracker has not taken in yet.
+        track: where it was in the newest tracked frame; None until its first region is taken in.
+        first_seen_ns, last_seen_ns: first and newest frame in which it was TRACKED; 0: never.
+        description: the newest description.
+        describe_from_ns: not to be described before a frame of this stamp; None: never again.
+    """
+
+    object_id: int
+    label: str
+    waiting: int = 0
+    track: Track | None = None
+    first_seen_ns: int = 0
+    last_seen_ns: int = 0
+    description: Description | None = None
+    describe_from_ns: int | None = 0
+
+    def seen(self, track: Track, stamp_ns: int) -> TrackedObject:
+        """Take in where it is in the frame of ``stamp_ns``, and give the public view of it."""
+        self.track = track
+        if track.state is TrackState.TRACKED:
+            self.first_seen_ns = self.first_seen_ns or stamp_ns
+            self.last_seen_ns = max(self.last_seen_ns, stamp_ns)
+        return self.view(track)
+
+    def view(self, track: Track) -> TrackedObject:
+        """The public, frozen view of it."""
+        return TrackedObject(track, self.label, self.first_seen_ns, self.last_seen_ns, self.description)
+
+
+class ObjectRegistry:
+    """Ids are positive, count up, and are never used again while this lives. Not thread-safe; its owner locks."""
+
+    def __init__(self) -> None:
+        """Know no object yet."""
+        self._records: dict[int, ObjectRecord] = {}
+        self._next_id = 1
+        self._refused: OrderedDict[int, PixelReferError] = OrderedDict()
+
+    def __contains__(self, object_id: object) -> bool:
+        """Whether the object is known."""
+        return object_id in self._records
+
+    def __len__(self) -> int:
+        """How many objects are known."""
+        return len(self._records)
+
+    def records(self) -> Iterable[ObjectRecord]:
+        """Every object, in the order of their ids."""
+        return tuple(self._records.values())
+
+    def get(self, object_id: int) -> ObjectRecord:
+        """One object.
+
+        Raises:
+            NoSuchObject: the id is not known; or the very error with which its region was refused.
+        """
+        if object_id in self._records:
+            return self._records[object_id]
+        if object_id in self._refused:
+            raise self._refused[object_id]
+        known = ", ".join(map(str, self._records)) or "none"
+        raise NoSuchObject(f"object {object_id} is not tracked (tracked: {known}): add a region first")
+
+    def start(self, label: str, limit: int) -> ObjectRecord:
+        """A new object.
+
+        Raises:
+            Overloaded: ``limit`` objects are known already.
+        """
+        if len(self._records) >= limit:
+            raise Overloaded(f"{limit} objects are tracked, the limit (max_objects): remove one first")
+        record = ObjectRecord(self._next_id, label)
+        self._records[record.object_id] = record
+        self._next_id += 1
+        return record
+
+    def remove(self, object_id: int) -> None:
+        """Forget one object.
+
+        Raises:
+            NoSuchObject: the id is not known.
+        """
+        self.get(object_id)
+        del self._records[object_id]
+
+    def refuse(self, object_id: int, error: PixelReferError) -> None:
+        """Forget an object whose region the tracker refused; `get` will say why."""
+        self._records.pop(object_id, None)
+        self._refused[object_id] = error
+        while len(self._refused) > _REMEMBERED_REFUSALS:
+            self._refused.popitem(last=False)
+
+    def clear(self) -> None:
+        """Forget every object."""
+        self._records.clear()
