@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every setting of the node, declared once: type, default, unit, bounds, choices, when it may change.
+
+`SCHEMA` is read off the fields of `Parameters`; the node declares its ROS parameters from it, and the
+reference page ``docs/parameters.md`` is rendered from it. No ROS is needed here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from pixelrefer_ros.errors import ParameterError
+
+if TYPE_CHECKING:
+    from pixelrefer_ros.perception import PerceptionSettings
+
+Value = bool | int | float | str
+
+
+class Change(Enum):
+    """When a parameter may be given another value."""
+
+    ANY_TIME = "any time; takes effect at once"
+    UNCONFIGURED = "while the node is unconfigured"
+    START = "only at start (read-only)"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One setting.
+
+    Attributes:
+        name: as in ROS.
+        type: bool, int, float or str.
+        default: used where nothing is given.
+        unit: of the value; empty where it has none.
+        minimum, maximum: inclusive bounds of a number; None: unbounded.
+        choices: the values a text may take; empty: any.
+        max_length: most characters of a text; None for other types.
+        change: when it may be given another value.
+        description: what it does.
+    """
+
+    name: str
+    type: type[bool] | type[int] | type[float] | type[str]
+    default: Value
+    unit: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    max_length: int | None = None
+    change: Change = Change.ANY_TIME
+    description: str = ""
+
+    @property
+    def read_only(self) -> bool:
+        """True if the value is fixed once the node runs."""
+        return self.change is Change.START
+
+    @property
+    def bounds(self) -> str:
+        """The values allowed, in words; empty if every value of the type is."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        if self.minimum is not None or self.maximum is not None:
+            return f"from {plain(self.minimum)} to {plain(self.maximum)}"
+        if self.max_length is not None:
+            return f"at most {self.max_length} characters"
+        return ""
+
+    def check(self, value: object) -> Value:
+        """Return `value` as this parameter's type.
+
+        Args:
+            value: what was given; an int is taken where a float is wanted.
+
+        Raises:
+            ParameterError: its type, bounds, length or choice is wrong; names parameter and value.
+        """
+        if self.type is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) is not self.type or not isinstance(value, bool | int | float | str):
+            raise ParameterError(
+                f"parameter {self.name}: {value!r} is a {type(value).__name__}; give a {self.type.__name__}"
+            )
+        if self.choices and value not in self.choices:
+            raise ParameterError(f"parameter {self.name}: {value!r} is not {self.bounds}")
+        if isinstance(value, str):
+            if self.max_length is not None and len(value) > self.max_length:
+                raise ParameterError(f"parameter {self.name}: {len(value)} characters; give {self.bounds}")
+        elif not math.isfinite(value) or not self._in_bounds(value):
+            raise ParameterError(
+                f"parameter {self.name}: {value!r} is out of bounds; give a value {self.bounds}"
+            )
+        return value
+
+    def _in_bounds(self, value: float) -> bool:
+        above = self.minimum is None or value >= self.minimum
+        return above and (self.maximum is None or value <= self.maximum)
+
+
+def _parameter(default: Value, description: str, **rest: Any) -> Any:
+    """A field of `Parameters` that carries its entry of the schema."""
+    return field(default=default, metadata={"description": description, **rest})
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """A complete, checked set of values; make one with `check_parameters`."""
+
+    model: str = _parameter(
+        "tiny-random",
+        "The region language model: a folder, a hub id, or the name of a model that comes with the package.",
+        max_length=4096,
+        change=Change.UNCONFIGURED,
+    )
+    tracker_model: str = _parameter(
+        "tiny-random",
+        "The SAM 2 model: a folder, a hub id, or a name as for `model`. Empty or `none` switches tracking off: "
+        "an object then stays where its box or mask was drawn.",
+        max_length=4096,
+        change=Change.UNCONFIGURED,
+    )
+    backend: str = _parameter(
+        "auto",
+        "What runs the networks; `auto` takes the fastest that is there.",
+        choices=("auto", "tensorrt", "onnxruntime", "torch"),
+        change=Change.UNCONFIGURED,
+    )
+    device: str = _parameter(
+        "cpu", "Where the networks run: `cpu`, `cuda` or `cuda:N`.", max_length=64, change=Change.UNCONFIGURED
+    )
+    precision: str = _parameter(
+        "float32",
+        "Number format of the networks' weights and activations.",
+        choices=("float32", "bfloat16", "float16"),
+        change=Change.UNCONFIGURED,
+    )
+    engine_dir: str = _parameter(
+        "",
+        "Folder of compiled engines; empty: the package's own cache.",
+        max_length=4096,
+        change=Change.UNCONFIGURED,
+    )
+    max_objects: int = _parameter(
+        16,
+        "Objects tracked at once; one more is refused with OVERLOADED.",
+        minimum=1,
+        maximum=256,
+        change=Change.UNCONFIGURED,
+    )
+    max_questions: int = _parameter(
+        8,
+        "Questions waiting at once; one more is refused with OVERLOADED.",
+        minimum=1,
+        maximum=1024,
+        change=Change.UNCONFIGURED,
+    )
+    max_question_chars: int = _parameter(
+        2000,
+        "Longest question; a longer one is refused with BAD_QUESTION.",
+        unit="characters",
+        minimum=1,
+        maximum=100_000,
+        change=Change.UNCONFIGURED,
+    )
+    track_rate: float = _parameter(
+        0.0, "Frames tracked per second at most; 0: every frame.", unit="Hz", minimum=0.0, maximum=1000.0
+    )
+    describe_new_objects: str = _parameter(
+        "",
+        "A question the node asks by itself about each new object, for example `What is <region>?`; empty: none.",
+        max_length=2000,
+    )
+    describe_period: float = _parameter(
+        0.0,
+        "Seconds after which that question is asked again about an object; 0: once only.",
+        unit="s",
+        minimum=0.0,
+        maximum=86400.0,
+    )
+    history_frames: int = _parameter(
+        32,
+        "Frames remembered for questions that look back. Each keeps its picture in memory.",
+        unit="frames",
+        minimum=1,
+        maximum=4096,
+        change=Change.UNCONFIGURED,
+    )
+    history_interval: float = _parameter(
+        0.1,
+        "Least time between two remembered frames.",
+        unit="s",
+        minimum=0.0,
+        maximum=3600.0,
+        change=Change.UNCONFIGURED,
+    )
+    max_tokens: int = _parameter(
+        64, "Longest answer where the question names no length.", unit="tokens", minimum=1, maximum=1024
+    )
+    temperature: float = _parameter(
+        0.0, "Sampling temperature; 0: always the most probable token.", minimum=0.0, maximum=10.0
+    )
+    top_p: float = _parameter(
+        1.0,
+        "When sampling, choose among the most probable tokens that together have this probability.",
+        minimum=0.01,
+        maximum=1.0,
+    )
+    image_transport: str = _parameter(
+        "raw",
+        "`raw` subscribes to `image`, `compressed` to `image/compressed` (jpeg or png).",
+        choices=("raw", "compressed"),
+        change=Change.UNCONFIGURED,
+    )
+    image_qos: str = _parameter(
+        "sensor_data",
+        "`sensor_data`: best effort; `reliable`: lost images are sent again.",
+        choices=("sensor_data", "reliable"),
+        change=Change.UNCONFIGURED,
+    )
+    overlay_quality: int = _parameter(
+        80, "JPEG quality of `~/overlay/compressed`.", unit="percent", minimum=1, maximum=100
+    )
+    autostart: bool = _parameter(
+        True, "Configure and activate without being told to by a lifecycle manager.", change=Change.START
+    )
+
+    @property
+    def tracking(self) -> bool:
+        """True if a tracker model is named."""
+        return self.tracker_model not in ("", "none")
+
+
+_TYPES: dict[Any, Any] = {"bool": bool, "int": int, "float": float, "str": str}
+
+
+def _entry(item: Field[Any]) -> Parameter:
+    return Parameter(name=item.name, type=_TYPES[item.type], default=item.default, **item.metadata)
+
+
+SCHEMA: tuple[Parameter, ...] = tuple(_entry(item) for item in fields(Parameters))
+"""Every parameter, in the order of the reference page."""
+
+_BY_NAME = {parameter.name: parameter for parameter in SCHEMA}
+
+
+def find_parameter(name: str) -> Parameter:
+    """The schema's entry of that name.
+
+    Raises:
+        ParameterError: there is none.
+    """
+    if name not in _BY_NAME:
+        raise ParameterError(f"parameter {name!r} does not exist; there are: {', '.join(_BY_NAME)}")
+    return _BY_NAME[name]
+
+
+def check_parameters(values: Mapping[str, object]) -> Parameters:
+    """Check values against the schema; what is not given has its default.
+
+    Raises:
+        ParameterError: an unknown name, or a value of the wrong type or out of bounds.
+    """
+    return Parameters(**{name: find_parameter(name).check(value) for name, value in values.items()})  # type: ignore[arg-type]
+
+
+def perception_settings(parameters: Parameters) -> PerceptionSettings:
+    """What perception needs of the parameters."""
+    from pixelrefer_ros.perception import PerceptionSettings
+
+    return PerceptionSettings(
+        max_objects=parameters.max_objects,
+        max_questions=parameters.max_questions,
+        max_question_chars=parameters.max_question_chars,
+        max_tokens=parameters.max_tokens,
+        history_frames=parameters.history_frames,
+        history_interval_s=parameters.history_interval,
+        track_rate_hz=parameters.track_rate,
+        describe_question=parameters.describe_new_objects,
+        describe_period_s=parameters.describe_period,
+        temperature=parameters.temperature,
+        top_p=parameters.top_p,
+    )
+
+
+def plain(value: object) -> str:
+    """A value as a person or a YAML file would write it."""
+    if value is None:
+        return "any"
+    return str(value).lower() if isinstance(value, bool) else str(value)
