@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup lint format test demo messages clean
+
+PYTHON ?= python3
+# apt: an installed ROS 2 Jazzy is sourced; wheels: its wheels in .venv are used.
+ROS := $(shell . tools/which_ros.sh; echo $$PIXELREFER_ROS)
+ENV := . tools/env.sh;
+INTERFACES := $(wildcard msg/*.msg srv/*.srv action/*.action)
+PYTHON_CODE := pixelrefer_ros export engines launch test bench demo tools setup.py
+# The rooms that are installed from beside the package are linked by the build: it must see new files.
+ROOMS := $(wildcard export/*.py engines/*.py)
+
+help: ## say what can be made
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 16
+
+setup: .colcon/ready-$(ROS) ## make .venv and build the messages; a second run does nothing
+
+.venv/ready-$(ROS): $(wildcard requirements/*.txt) tools/make_venv.sh
+	@tools/check_machine.sh $(PYTHON)
+	@tools/make_venv.sh $(PYTHON)
+
+.colcon/ready-$(ROS): .venv/ready-$(ROS) $(INTERFACES) $(ROOMS) package.xml CMakeLists.txt tools/build_interfaces.sh tools/fix_imported.cmake
+	@tools/check_machine.sh $(PYTHON)
+	@tools/build_interfaces.sh
+
+lint: setup ## ruff and mypy
+	@$(ENV) ruff check --quiet $(wildcard $(PYTHON_CODE))
+	@$(ENV) ruff format --check --quiet $(wildcard $(PYTHON_CODE))
+	@$(ENV) mypy
+
+format: setup ## let ruff format and mend what it can
+	@$(ENV) ruff format $(wildcard $(PYTHON_CODE))
+	@$(ENV) ruff check --fix $(wildcard $(PYTHON_CODE))
+
+test: lint ## lint, then every test; PYTEST_ARGS are passed on
+	@$(ENV) python -m pytest $(PYTEST_ARGS) < /dev/null
+
+demo: setup ## a camera, the node and an agent as three processes; results in out/
+	@$(ENV) python demo/run.py
+
+messages: setup ## write docs/messages.md from the message files
+	@$(ENV) python tools/document_messages.py
+
+clean: ## remove what make made
+	rm -rf .venv .colcon build install log out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Makes .venv from the pinned requirements. Usage: tools/make_venv.sh PYTHON
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${1:-python3}
+. tools/which_ros.sh
+unset _ROS_WHEELS_BOOTSTRAP_COMPLETE # set inside another environment of ROS wheels; its libraries are not ours
+log=.venv/pip.log
+
+pip() { # quiet on the terminal; everything is in the log, its end is shown on failure
+  if ! .venv/bin/python -m pip --disable-pip-version-check "$@" >> "$log" 2>&1 < /dev/null; then
+    tail -n 15 "$log" >&2
+    echo "setup: pip failed; everything it said is in $log. Run make again to go on." >&2
+    exit 1
+  fi
+}
+
+# An environment for the other kind of ROS, or for a Python that is gone, cannot be mended.
+if ! .venv/bin/python -c '' 2> /dev/null || { ls .venv/ready-* > /dev/null 2>&1 && [ ! -e ".venv/ready-$PIXELREFER_ROS" ]; }; then
+  rm -rf .venv
+fi
+files=(-r requirements/core.txt -r requirements/test.txt -r requirements/demo.txt)
+if [ "$PIXELREFER_ROS" = apt ]; then
+  [ -d .venv ] || "$python" -m venv --system-site-packages .venv
+  # cv_bridge and the apt messages are built against apt's NumPy 1, apt's OpenCV is used with it.
+  kept=.venv/requirements
+  mkdir -p "$kept"
+  for file in requirements/*.txt; do
+    grep -vE '^(numpy|opencv-python-headless|setuptools)==' "$file" > "$kept/$(basename "$file")"
+  done
+  echo 'numpy<2' >> "$kept/constraints.txt"
+  files=("${files[@]/requirements/$kept}")
+else
+  [ -d .venv ] || "$python" -m venv .venv
+  kept=requirements
+  files+=(-r requirements/ros.txt)
+  # Old CMakes cannot list imported targets (tools/fix_imported.cmake); 4 refuses what the wheels ask for.
+  version=$(cmake --version 2> /dev/null | sed -n '1s/[^0-9]*\([0-9]*\.[0-9]*\).*/\1/p')
+  if [ "$(printf '%s\n' 3.21 "${version:-0}" | sort -V | tail -1)" = 3.21 ] || [ "${version%%.*}" -ge 4 ]; then
+    files+=(-r requirements/cmake.txt)
+  fi
+fi
+
+echo "setup: installing the pinned requirements into .venv (minutes; details in $log)"
+# torch first and alone: it is the largest, and nothing installed later may choose another one.
+pip install -c "$kept/constraints.txt" "$(grep '^torch==' requirements/core.txt)"
+pip install -c "$kept/constraints.txt" "${files[@]}"
+touch ".venv/ready-$PIXELREFER_ROS"
