@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Camera images out of rosbag2 recordings and into new ones, with no ROS installed."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import cv2
+import numpy as np
+from rosbags.interfaces import Connection
+from rosbags.rosbag2 import Reader, StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys.store import Typestore
+
+from pixelrefer_ros.errors import ImageError, InputFileError
+from pixelrefer_ros.images import decode_compressed, encode_jpeg, message_to_rgb
+from pixelrefer_ros.types import Frame, RgbImage
+
+IMAGE = "sensor_msgs/msg/Image"
+COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
+
+BrokenImageListener = Callable[[int, str], None]
+"""Told the index of an image message that cannot be read, counted on its topic from 0, and why."""
+
+_log = logging.getLogger(__name__)
+_NANOSECONDS = 1_000_000_000
+_STORAGE = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
+
+
+@functools.cache
+def ros_types() -> Typestore:
+    """The standard messages of ROS 2 Jazzy; their images are those of every ROS 2 release."""
+    return get_typestore(Stores.ROS2_JAZZY)
+
+
+def log_broken_image(index: int, reason: str) -> None:
+    """Say in the log that an image was skipped: the listener where no other is given."""
+    _log.warning("image %d is skipped: %s", index, reason)
+
+
+class ImageBag:
+    """One image topic of a recording, open for reading; use it in a ``with`` statement.
+
+    Attributes:
+        count: image messages on the topic, the broken ones included.
+        message_type: ``sensor_msgs/msg/Image`` or ``sensor_msgs/msg/CompressedImage``.
+    """
+
+    def __init__(self, path: Path | str, topic: str) -> None:
+        """Open a rosbag2 folder, or a single ``.mcap`` or ``.db3`` file.
+
+        Args:
+            path: where it is.
+            topic: an image topic in it, raw or compressed.
+
+        Raises:
+            InputFileError: it cannot be read, or has no such image topic; the message lists those it has.
+        """
+        self.path = Path(path)
+        self._reader = _open(self.path)
+        try:
+            images = {c.topic: c for c in self._reader.connections if c.msgtype in _DECODE}
+            if topic not in images:
+                raise InputFileError(
+                    f"bag {self.path} has no image topic {topic!r}; "
+                    f"its image topics: {_listing(images.values())}"
+                )
+            self._connections = [
+                c for c in self._reader.connections if c.topic == topic and c.msgtype in _DECODE
+            ]
+            self.message_type = images[topic].msgtype
+            self.count = sum(connection.msgcount for connection in self._connections)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> ImageBag:
+        """Nothing more to do: it is open."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Free the file; more calls do nothing."""
+        if self._reader.is_open:
+            self._reader.close()
+
+    def raw(self) -> Iterator[tuple[int, bytes]]:
+        """Every message of the topic as it was recorded, in the bag's order.
+
+        Yields:
+            Time of recording in ns, and the serialised message (CDR).
+
+        Raises:
+            InputFileError: the recording breaks off.
+        """
+        messages = self._reader.messages(self._connections)
+        while True:
+            try:
+                _, time_ns, data = next(messages)
+            except StopIteration:
+                return
+            except Exception as error:  # whatever a storage format, its compression and its index may raise
+                raise InputFileError(_broken(self.path, error)) from error
+            yield time_ns, bytes(data)
+
+    def frames(self, on_broken: BrokenImageListener = log_broken_image) -> Iterator[tuple[int, Frame]]:
+        """Every readable image of the topic, in the bag's order.
+
+        A frame's stamp is its header's; where that is zero, the time of recording.
+
+        Args:
+            on_broken: told of each image message that cannot be read; it is left out.
+
+        Yields:
+            The message's index on the topic, and its frame.
+
+        Raises:
+            InputFileError: the recording breaks off.
+        """
+        decode = _DECODE[self.message_type]
+        for index, (time_ns, data) in enumerate(self.raw()):
+            try:
+                message: Any = ros_types().deserialize_cdr(data, self.message_type)
+                stamp_ns = message.header.stamp.sec * _NANOSECONDS + message.header.stamp.nanosec
+                frame = Frame(decode(message), stamp_ns or time_ns, message.header.frame_id)
+            except ImageError as error:
+                on_broken(index, str(error))
+            except Exception as error:  # bytes that are no such message fail in many ways
+                on_broken(index, f"not a {self.message_type}: {type(error).__name__}: {error}")
+            else:
+                yield index, frame
+
+
+def read_frames(
+    path: Path | str, topic: str, *, on_broken: BrokenImageListener = log_broken_image
+) -> Iterator[Frame]:
+    """The frames of an image topic, in the bag's order.
+
+    Args:
+        path: a rosbag2 folder, or a single ``.mcap`` or ``.db3`` file.
+        topic: an image topic in it, raw or compressed.
+        on_broken: told of each image message that cannot be read; it is left out.
+
+    Yields:
+        Frames with their header's stamp (the time of recording where it is zero) and frame id.
+
+    Raises:
+        InputFileError: the bag cannot be read, or has no such image topic.
+    """
+    with ImageBag(path, topic) as bag:
+        for _, frame in bag.frames(on_broken):
+            yield frame
+
+
+def image_topics(path: Path | str) -> dict[str, str]:
+    """The image topics of a recording.
+
+    Args:
+        path: a rosbag2 folder, or a single ``.mcap`` or ``.db3`` file.
+
+    Returns:
+        Message type by topic name.
+
+    Raises:
+        InputFileError: it cannot be read.
+    """
+    with closing(_open(Path(path))) as reader:
+        return {c.topic: c.msgtype for c in reader.connections if c.msgtype in _DECODE}
+
+
+def write_image_bag(
+    folder: Path | str, frames: Iterable[Frame], topic: str, storage: str = "mcap", encoding: str = "rgb8"
+) -> Path:
+    """Record frames as a rosbag2 folder.
+
+    Args:
+        folder: must not exist yet.
+        frames: written one by one, each at its own stamp.
+        topic: where they are said to have come from.
+        storage: "mcap" or "sqlite3".
+        encoding: "rgb8", "bgr8" or "mono8" for raw images, "jpeg" or "png" for compressed ones.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputFileError: the folder exists, or storage or encoding is none of these.
+    """
+    folder = Path(folder)
+    if storage not in _STORAGE:
+        raise InputFileError(f"bag storage {storage!r} is unknown; use one of: {', '.join(_STORAGE)}")
+    if encoding not in _ENCODE:
+        raise InputFileError(f"bag image encoding {encoding!r} is unknown; use one of: {', '.join(_ENCODE)}")
+    if folder.exists():
+        raise InputFileError(f"bag folder {folder} exists already; choose another name or remove it")
+    message_type = COMPRESSED_IMAGE if encoding in ("jpeg", "png") else IMAGE
+    with Writer(folder, version=9, storage_plugin=_STORAGE[storage]) as writer:
+        connection = writer.add_connection(topic, message_type, typestore=ros_types())
+        for frame in frames:
+            message = _message(frame, message_type, encoding)
+            writer.write(connection, frame.stamp_ns, ros_types().serialize_cdr(message, message_type))
+    return folder
+
+
+def _open(path: Path) -> Reader:
+    if not path.exists():
+        raise InputFileError(f"bag {path} does not exist; give a rosbag2 folder, or a .mcap or .db3 file")
+    try:
+        reader = Reader(path)
+        reader.open()
+    except Exception as error:  # whatever a storage format, its compression and its index may raise
+        raise InputFileError(_broken(path, error)) from error
+    return reader
+
+
+def _broken(path: Path, error: Exception) -> str:
+    return (
+        f"bag {path} cannot be read ({type(error).__name__}: {error}); give a rosbag2 folder, or a .mcap or "
+        ".db3 file; `ros2 bag reindex` may repair a recording that was cut short"
+    )
+
+
+def _listing(images: Iterable[Connection]) -> str:
+    return ", ".join(sorted(f"{c.topic} ({c.msgtype}, {c.msgcount} messages)" for c in images)) or "none"
+
+
+def _decode_compressed_message(message: Any) -> RgbImage:
+    return decode_compressed(message.data, format=message.format)
+
+
+_DECODE: dict[str, Callable[[Any], RgbImage]] = {
+    IMAGE: message_to_rgb,
+    COMPRESSED_IMAGE: _decode_compressed_message,
+}
+
+
+def _png(rgb: RgbImage) -> bytes:
+    return cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+_ENCODE: dict[str, Callable[[RgbImage], Any]] = {
+    "rgb8": lambda rgb: rgb,
+    "bgr8": lambda rgb: rgb[:, :, ::-1],
+    "mono8": lambda rgb: cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY),
+    "jpeg": lambda rgb: encode_jpeg(rgb, 95),
+    "png": _png,
+}
+
+
+def _message(frame: Frame, message_type: str, encoding: str) -> Any:
+    types = ros_types().types
+    stamp = types["builtin_interfaces/msg/Time"](*divmod(frame.stamp_ns, _NANOSECONDS))
+    header = types["std_msgs/msg/Header"](stamp, frame.frame_id)
+    coded = _ENCODE[encoding](frame.rgb)
+    if message_type == COMPRESSED_IMAGE:
+        data = np.frombuffer(coded, np.uint8)
+        return types[message_type](header=header, format=f"rgb8; {encoding} compressed bgr8", data=data)
+    height, width = frame.rgb.shape[:2]
+    data = np.ascontiguousarray(coded).reshape(-1)
+    return types[message_type](
+        header=header,
+        height=height,
+        width=width,
+        encoding=encoding,
+        is_bigendian=0,
+        step=data.size // height,
+        data=data,
+    )
