@@ -1,1 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Running a compiled or eager language model: backends, decoding with a KV cache, streamed text."""
+
+from __future__ import annotations
+
+from pixelrefer_ros.runtime.backends import BACKENDS, choose_backend
+from pixelrefer_ros.runtime.decoding import NO_TOKEN, Decoder, Finish, GeneratedToken, decode
+from pixelrefer_ros.runtime.detokeniser import StreamingDetokeniser
+from pixelrefer_ros.runtime.sampling import GREEDY, Sampling, TokenChooser
+from pixelrefer_ros.runtime.torch_decoder import TorchDecoder
+
+__all__ = [
+    "BACKENDS",
+    "GREEDY",
+    "NO_TOKEN",
+    "Decoder",
+    "Finish",
+    "GeneratedToken",
+    "Sampling",
+    "StreamingDetokeniser",
+    "TokenChooser",
+    "TorchDecoder",
+    "choose_backend",
+    "decode",
+]

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PixelRefer-Lite: a frame and a mask to object tokens, object tokens and a question to text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from pixelrefer_ros.errors import BadQuestion, CheckpointError, ParameterError
+from pixelrefer_ros.model.checkpoint import content_hash, load_network
+from pixelrefer_ros.model.config import PixelReferConfig
+from pixelrefer_ros.model.hub import find_checkpoint
+from pixelrefer_ros.model.network import GlobalFeatures, ObjectTokens, PixelReferNetwork
+from pixelrefer_ros.model.prompt import TimedTokens, chat_pieces
+from pixelrefer_ros.model.tokenizer import ChatTokenizer
+from pixelrefer_ros.runtime import (
+    GREEDY,
+    GeneratedToken,
+    Sampling,
+    StreamingDetokeniser,
+    TorchDecoder,
+    choose_backend,
+    decode,
+)
+from pixelrefer_ros.types import Mask, RgbImage
+
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+}
+
+
+def never() -> bool:
+    """Nobody cancels."""
+    return False
+
+
+class PixelReferLite:
+    """A loaded model with its tokenizer. Calls share no state: one instance serves several threads.
+
+    Attributes:
+        name: the last part of the folder or hub id it came from.
+        content_hash: hex SHA-256 over config, weights and tokenizer files.
+        backend: what runs the language model.
+        network: the networks themselves.
+    """
+
+    def __init__(self, name: str, digest: str, network: PixelReferNetwork, tokenizer: ChatTokenizer) -> None:
+        """See the class."""
+        self.name = name
+        self.content_hash = digest
+        self.backend = "torch"
+        self.network = network
+        self._tokenizer = tokenizer
+        self._decoder = TorchDecoder(network.language)
+
+    @classmethod
+    def from_pretrained(
+        cls, path_or_id: str | Path, *, device: str = "cpu", dtype: str = "float32", backend: str = "auto"
+    ) -> PixelReferLite:
+        """Loads a checkpoint in the released layout.
+
+        Args:
+            path_or_id: a folder, or an id on the Hugging Face hub.
+            device: "cpu", "cuda" or "cuda:N".
+            dtype: "float32", "bfloat16" ("bf16") or "float16" ("fp16"); of the weights and the computation.
+            backend: what runs the language model, see `choose_backend`.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be loaded; the message says what to change.
+            ParameterError: an unknown device, dtype or backend, or one this machine does not have.
+        """
+        choose_backend(backend)
+        place, number = _device(device), _dtype(dtype)
+        folder, name = find_checkpoint(path_or_id)
+        with ThreadPoolExecutor(1) as beside:  # hashing reads what loading reads: together they cost one pass
+            digest = beside.submit(content_hash, folder)
+            network = load_network(folder, device=place, dtype=number)
+            tokenizer = ChatTokenizer(folder)
+        _check_region_token(folder, network.config, tokenizer)
+        return cls(name, digest.result(), network, tokenizer)
+
+    @property
+    def config(self) -> PixelReferConfig:
+        """What shapes the computation."""
+        return self.network.config
+
+    def encode_global(self, rgb: RgbImage) -> GlobalFeatures:
+        """Encodes a whole frame; once per frame, for all its objects.
+
+        Args:
+            rgb: (H, W, 3) uint8 RGB.
+
+        Raises:
+            ImageError: not an RGB picture.
+        """
+        return self.network.encode_global(rgb)
+
+    def encode_object(self, rgb: RgbImage, mask: Mask, global_features: GlobalFeatures) -> ObjectTokens:
+        """Encodes one object of a frame; once per object and frame, for all questions.
+
+        Args:
+            rgb: (H, W, 3) uint8 RGB.
+            mask: (H, W) bool.
+            global_features: `encode_global` of the same frame.
+
+        Returns:
+            (n, D) object tokens.
+
+        Raises:
+            EmptyRegion: the mask has no pixel.
+            ImageError: not an RGB picture, or the mask or the features are of another size.
+        """
+        return self.network.encode_objects(rgb, [mask], global_features)[0]
+
+    def encode_objects(
+        self, rgb: RgbImage, masks: Sequence[Mask], global_features: GlobalFeatures
+    ) -> list[ObjectTokens]:
+        """Encodes several objects of a frame together; see `encode_object`."""
+        return self.network.encode_objects(rgb, masks, global_features)
+
+    def generate(
+        self,
+        text: str,
+        objects: Sequence[Sequence[TimedTokens]],
+        *,
+        max_new_tokens: int,
+        sampling: Sampling | None = None,
+        cancelled: Callable[[], bool] = never,
+    ) -> Iterator[GeneratedToken]:
+        """Answers a question, token by token.
+
+        Args:
+            text: the question, with one ``<region>`` per object, in order; with none, the objects come first.
+            objects: the frames of each object, oldest first. A single frame whose time is None is a picture;
+                anything else is a video, and each frame needs its time.
+            max_new_tokens: at most so many tokens; the room left in the context bounds them too.
+            sampling: how tokens are chosen; greedily by default.
+            cancelled: asked before every token; True ends the answer with CANCELLED.
+
+        Returns:
+            The answer's tokens; the work is done as they are taken. The last one carries a `Finish`.
+
+        Raises:
+            BadQuestion: at once, not while iterating: an empty text, another number of ``<region>`` than of
+                objects, or a prompt that does not fit the context.
+            ParameterError: max_new_tokens below 1.
+        """
+        if max_new_tokens < 1:
+            raise ParameterError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
+        times = [[frame.time_s for frame in frames] for frames in objects]
+        ids = self._tokenizer.encode(chat_pieces(text, times, self.config.mask_num))
+        room = self._decoder.context_length
+        if len(ids) >= room:
+            raise BadQuestion(
+                f"the prompt has {len(ids)} tokens and the model's context is {room}: "
+                "shorten the question or ask about fewer objects or frames"
+            )
+        embeddings = self.network.prompt_embeddings(
+            ids, [frame.tokens for frames in objects for frame in frames]
+        )
+        return decode(
+            self._decoder,
+            embeddings,
+            detokeniser=StreamingDetokeniser(self._tokenizer.token_bytes),
+            sampling=sampling or GREEDY,
+            stop_ids=self._tokenizer.stop_ids,
+            max_new_tokens=max_new_tokens,
+            cancelled=cancelled,
+        )
+
+
+def _check_region_token(folder: Path, config: PixelReferConfig, tokenizer: ChatTokenizer) -> None:
+    if tokenizer.region_id >= config.language.vocab_size:
+        raise CheckpointError(
+            f"{folder}: the tokenizer's <REGION> is {tokenizer.region_id}, beyond the model's vocab_size "
+            f"{config.language.vocab_size}"
+        )
+    if config.region_token_id != tokenizer.region_id:
+        raise CheckpointError(
+            f"{folder}: region_token_index is {config.region_token_id} in config.json, but the tokenizer's <REGION> "
+            f"is {tokenizer.region_id}: the tokenizer belongs to another model"
+        )
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ParameterError(f"device is {name!r}; use 'cpu', 'cuda' or 'cuda:N'") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ParameterError(f"device is {name!r}; use 'cpu', 'cuda' or 'cuda:N'")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ParameterError(
+            f"device is {name!r}, but torch sees {torch.cuda.device_count()} GPUs here; use 'cpu'"
+        )
+    return device
+
+
+def _dtype(name: str) -> torch.dtype:
+    if name not in _DTYPES:
+        raise ParameterError(f"dtype is {name!r}; use one of {', '.join(_DTYPES)}")
+    return _DTYPES[name]

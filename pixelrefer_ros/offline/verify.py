@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``pixelrefer verify``: does a model folder compute here what its ``expected.npz`` says, stage by stage?"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pixelrefer_ros.errors import InputFileError, PixelReferError
+from pixelrefer_ros.model import (
+    ObjectCrop,
+    PixelReferNetwork,
+    global_image,
+    load_network,
+    patchify,
+    region_text,
+)
+from pixelrefer_ros.model.parity import (
+    ParityCase,
+    prompt_embeddings,
+    read_parity_cases,
+    with_published_budget,
+)
+from pixelrefer_ros.runtime import (
+    BACKENDS,
+    GREEDY,
+    Decoder,
+    StreamingDetokeniser,
+    TorchDecoder,
+    choose_backend,
+    decode,
+)
+
+# Largest absolute error in float32; 0 means equal. Pre-processing is integer work and one resize, so it is exact.
+TOLERANCES = {
+    "crop": 0.0,
+    "grid_mask": 0.0,
+    "box": 0.0,
+    "context": 0.0,
+    "global": 0.0,
+    "crop_pixels": 1e-6,  # a division and a subtraction may be rounded in another order
+    "vision_crop": 1e-4,
+    "vision_context": 1e-4,
+    "vision_global": 1e-4,
+    "prompt": 0.0,
+    "object_tokens": 1e-4,
+    "logits": 1e-3,
+    "generated": 0.0,
+}
+_PER_OBJECT = ("crop", "grid_mask", "box", "context", "global", "crop_pixels")
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One stage of one case.
+
+    Attributes:
+        case: its name.
+        stage: a key of `TOLERANCES`.
+        error: the largest absolute error (for ``prompt`` and ``generated``: how many differ); infinite
+            where the shapes differ; None where the file does not give the stage.
+        note: what else there is to say.
+    """
+
+    case: str
+    stage: str
+    error: float | None
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within the stage's tolerance; a stage not given has not passed."""
+        return self.error is not None and self.error <= TOLERANCES[self.stage]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What `verify_folder` found.
+
+    Attributes:
+        folder: the checkpoint.
+        backend: what ran the language model.
+        comparisons: every stage of every case, in order.
+    """
+
+    folder: Path
+    backend: str
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def passed(self) -> bool:
+        """True if something was compared and all of it is within tolerance."""
+        given = [comparison for comparison in self.comparisons if comparison.error is not None]
+        return bool(given) and all(comparison.passed for comparison in given)
+
+    def overall(self) -> list[Comparison]:
+        """The largest error of each stage over all cases."""
+        largest = []
+        for stage in TOLERANCES:
+            errors = [
+                found.error for found in self.comparisons if found.stage == stage and found.error is not None
+            ]
+            largest.append(Comparison("all cases", stage, max(errors, default=None)))
+        return largest
+
+    def lines(self) -> Iterator[str]:
+        """The report for people."""
+        rows = [*self.comparisons, *self.overall()]
+        case = None
+        for row in rows:
+            if row.case != case:
+                case = row.case
+                yield case
+            verdict = "-" if row.error is None else "ok" if row.passed else "FAILED"
+            error = (
+                "not given" if row.error is None else "shape" if math.isinf(row.error) else f"{row.error:.3g}"
+            )
+            tolerance = TOLERANCES[row.stage]
+            bound = f"<= {tolerance:g}" if tolerance else "exact"
+            yield f"  {row.stage:<15}{error:>10}  {bound:<11}{verdict:<7}{row.note}".rstrip()
+        yield f"{'passed' if self.passed else 'FAILED'}: {self.folder} ({self.backend})"
+
+
+def verify_folder(folder: Path, backend: str = "auto") -> Report:
+    """Compares this package with the numbers in a model folder; on the CPU, in float32.
+
+    Raises:
+        PixelReferError: the folder, its numbers or the backend cannot be used.
+    """
+    chosen, _ = choose_backend(backend)
+    cases = read_parity_cases(folder)
+    network = load_network(folder, device=torch.device("cpu"), dtype=torch.float32)
+    found = [comparison for case in cases for comparison in verify_case(network, case)]
+    return Report(folder, chosen, tuple(found))
+
+
+def verify_case(network: PixelReferNetwork, case: ParityCase) -> list[Comparison]:
+    """Runs one case from its frames and masks to its greedy tokens, comparing after every stage.
+
+    Each stage starts from this package's own result of the one before. Every object has its own context, and
+    objects of one frame share its global features.
+
+    Raises:
+        PixelReferError: the case's inputs cannot be used.
+    """
+    network, note = with_published_budget(network, case)
+    check = _Checker(case)
+    crops = [network.crop(frame, mask) for frame, mask in zip(case.frames, case.masks, strict=True)]
+    wholes = [global_image(frame) for frame in case.frames]
+    for stage, values in _preprocessing(crops, wholes).items():
+        check.per_object(stage, values, note if stage == "crop" else "")
+
+    crop_features = network.image_features([crop.image for crop in crops])
+    context_features = network.image_features([crop.context for crop in crops])
+    first = {index: place for place, index in reversed(list(enumerate(case.frame_index)))}
+    frames = sorted(set(first.values()))
+    encoded = dict(zip(frames, network.image_features([wholes[place] for place in frames]), strict=True))
+    global_features = [encoded[first[index]] for index in case.frame_index]
+    check.whole("vision_crop", torch.cat(crop_features))
+    check.whole("vision_context", torch.cat(context_features))
+    # A frame's features may be given once for the frame, or once for each of its objects.
+    check.whole("vision_global", torch.cat(global_features), torch.cat(list(encoded.values())))
+
+    tokens = network.object_tokens(crops, crop_features, context_features, torch.stack(global_features))
+    check.prompt(network.config.mask_num)
+    check.whole("object_tokens", tokens.flatten(0, 1))
+    embeddings = prompt_embeddings(network, case, tokens)
+    check.whole("logits", None if embeddings is None else network.logits(embeddings)[None])
+    check.generated(TorchDecoder(network.language), embeddings)
+    return check.comparisons
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the verb's arguments."""
+    parser.add_argument("folder", metavar="DIR", type=Path, help="a model folder with an expected.npz in it")
+    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="what runs the language model")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the verb: 0 if everything is within tolerance, 1 if not, 2 if it could not be checked."""
+    try:
+        report = verify_folder(args.folder, args.backend)
+    except PixelReferError as error:
+        print(f"pixelrefer verify: {error}", file=sys.stderr)
+        return 2
+    print("\n".join(report.lines()))
+    if not any(comparison.error is not None for comparison in report.comparisons):
+        print(f"pixelrefer verify: {args.folder}: no case gives anything to compare", file=sys.stderr)
+        return 2
+    return 0 if report.passed else 1
+
+
+class _Checker:
+    """Collects the comparisons of one case."""
+
+    def __init__(self, case: ParityCase) -> None:
+        self.case = case
+        self.comparisons: list[Comparison] = []
+
+    def per_object(self, stage: str, values: Sequence[NDArray[Any]], note: str) -> None:
+        """A stage whose arrays are named ``stage_i``, one per object."""
+        expected = [self.case.expected.get(f"{stage}_{place}") for place in range(len(values))]
+        pairs = [
+            (wanted, value) for wanted, value in zip(expected, values, strict=True) if wanted is not None
+        ]
+        found = [_difference(wanted, value) for wanted, value in pairs]
+        if found and len(found) < len(values):
+            note = f"{len(found)} of {len(values)} objects given" + (f"; {note}" if note else "")
+        error, problem = max(found, default=(None, ""))
+        self._add(stage, error, problem or note)
+
+    def whole(self, stage: str, *readings: torch.Tensor | None) -> None:
+        """A stage with one array; of several acceptable results the one of the expected shape counts."""
+        expected = self.case.expected.get(stage)
+        if expected is None:
+            return self._add(stage, None)
+        arrays = [np.asarray(reading.numpy()) for reading in readings if reading is not None]
+        if not arrays:
+            raise InputFileError(
+                f"{self.case.name} gives {stage} but no input_ids: they are needed to compute it"
+            )
+        fitting = [array for array in arrays if array.shape == expected.shape]
+        return self._add(stage, *_difference(expected, (fitting or arrays)[0]))
+
+    def prompt(self, mask_num: int) -> None:
+        """The text that replaces the region, made anew from the times it names."""
+        given = self.case.expected.get("prompt")
+        if given is None:
+            return self._add("prompt", None)
+        times = [float(time) for time in re.findall(r"Time (\d+(?:\.\d+)?):", str(given))]
+        made = region_text(times or [None], mask_num)
+        return self._add(
+            "prompt", float(made != str(given)), "" if made == str(given) else f"made {made[:60]}..."
+        )
+
+    def generated(self, decoder: Decoder, embeddings: torch.Tensor | None) -> None:
+        """Greedy tokens, with no stop token."""
+        expected = self.case.expected.get("generated")
+        if expected is None or expected.size == 0:
+            return self._add("generated", None)
+        if embeddings is None:
+            raise InputFileError(
+                f"{self.case.name} gives generated but no input_ids: they are needed to compute it"
+            )
+        events = decode(
+            decoder,
+            embeddings,
+            detokeniser=StreamingDetokeniser(lambda token: b""),
+            sampling=GREEDY,
+            stop_ids=frozenset(),
+            max_new_tokens=expected.size,
+            cancelled=lambda: False,
+        )
+        tokens = np.array([event.token_id for event in events])
+        if tokens.size != expected.size:
+            return self._add(
+                "generated", math.inf, f"{tokens.size} tokens fit the context, expected {expected.size}"
+            )
+        return self._add("generated", float(np.count_nonzero(tokens != expected.ravel())))
+
+    def _add(self, stage: str, error: float | None, note: str = "") -> None:
+        self.comparisons.append(Comparison(self.case.name, stage, error, note))
+
+
+def _difference(expected: NDArray[Any], found: NDArray[Any]) -> tuple[float, str]:
+    """The largest absolute error, or infinity and why."""
+    if expected.shape != found.shape:
+        return math.inf, f"shape {list(found.shape)}, expected {list(expected.shape)}"
+    error = float(np.abs(expected.astype(np.float64) - found.astype(np.float64)).max(initial=0.0))
+    return (math.inf, "not a number") if math.isnan(error) else (error, "")
+
+
+def _preprocessing(
+    crops: Sequence[ObjectCrop], wholes: Sequence[NDArray[np.uint8]]
+) -> dict[str, list[NDArray[Any]]]:
+    of_crop: dict[str, Callable[[ObjectCrop], NDArray[Any]]] = {
+        "crop": lambda crop: crop.image,
+        "grid_mask": lambda crop: crop.grid_mask,
+        "box": lambda crop: np.array(crop.box),
+        "context": lambda crop: crop.context,
+        "crop_pixels": lambda crop: patchify(crop.image).numpy(),
+    }
+    values = {stage: [value(crop) for crop in crops] for stage, value in of_crop.items()}
+    values["global"] = list(wholes)
+    return {stage: values[stage] for stage in _PER_OBJECT}
