@@ -120,8 +120,8 @@ class Parameters:
     )
     tracker_model: str = _parameter(
         "tiny-random",
-        "The SAM 2 model: a folder, a hub id, or a name as for `model`. Empty or `none` switches tracking off: "
-        "an object then stays where its box or mask was drawn.",
+        "The SAM 2 model: a folder, a hub id, or a name as for `model`. Empty or `none` switches tracking "
+        "off: an object then stays where its box or mask was drawn.",
         max_length=4096,
         change=Change.UNCONFIGURED,
     )
@@ -173,7 +173,8 @@ class Parameters:
     )
     describe_new_objects: str = _parameter(
         "",
-        "A question the node asks by itself about each new object, for example `What is <region>?`; empty: none.",
+        "A question the node asks by itself about each new object, for example `What is <region>?`; "
+        "empty: none.",
         max_length=2000,
     )
     describe_period: float = _parameter(
@@ -240,7 +241,8 @@ _TYPES: dict[Any, Any] = {"bool": bool, "int": int, "float": float, "str": str}
 
 
 def _entry(item: Field[Any]) -> Parameter:
-    return Parameter(name=item.name, type=_TYPES[item.type], default=item.default, **item.metadata)
+    default: Any = item.default
+    return Parameter(name=item.name, type=_TYPES[item.type], default=default, **item.metadata)
 
 
 SCHEMA: tuple[Parameter, ...] = tuple(_entry(item) for item in fields(Parameters))

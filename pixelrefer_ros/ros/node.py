@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lifecycle node: models are loaded in configure, topics and services live in active."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from lifecycle_msgs.msg import State
+from lifecycle_msgs.srv import ChangeState
+from rclpy.action.server import RCLError
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+
+from pixelrefer_ros.errors import PixelReferError
+from pixelrefer_ros.parameters import Parameters, perception_settings
+from pixelrefer_ros.ros.active import ActiveInterface
+from pixelrefer_ros.ros.ask_action import AskAction
+from pixelrefer_ros.ros.loading import Loading
+from pixelrefer_ros.ros.main import main
+from pixelrefer_ros.ros.outputs import Outputs
+from pixelrefer_ros.ros.parameters import NodeParameters
+from pixelrefer_ros.ros.switch import SwitchedPerception
+from pixelrefer_ros.ros.throttled_log import ThrottledLog
+from pixelrefer_ros.types import Answer, Scene
+
+__all__ = ["PixelReferNode", "main"]
+
+_STATES_WITH_SHUTDOWN = (
+    State.PRIMARY_STATE_UNCONFIGURED,
+    State.PRIMARY_STATE_INACTIVE,
+    State.PRIMARY_STATE_ACTIVE,
+)
+_SUCCESS, _FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+class PixelReferNode(LifecycleNode):
+    """Tracks objects in a camera's images and answers questions about them, as its parameters say.
+
+    Several may live in one process: nothing here is global. Spin it with one `SingleThreadedExecutor`;
+    its own threads do the work, and no callback waits for a model (configure does, as it must).
+    """
+
+    def __init__(
+        self, node_name: str = "pixelrefer", *, stopping: threading.Event | None = None, **options: Any
+    ) -> None:
+        """Declare the parameters; with `autostart`, configure and activate as soon as the node is spun.
+
+        Args:
+            node_name: may be remapped.
+            stopping: once set, a configure in progress gives up within a tenth of a second.
+            options: as for ``rclpy.node.Node``.
+
+        Raises:
+            ParameterError: a parameter given at start is wrong.
+        """
+        super().__init__(node_name, **options)
+        self._stopping = stopping or threading.Event()
+        self.finished = threading.Event()
+        self._log = ThrottledLog(self.get_logger())
+        self._work: SwitchedPerception | None = None
+        self._action: AskAction | None = None
+        self._active: ActiveInterface | None = None
+        self._parameters_in_use = NodeParameters(
+            self, unconfigured=self._is_unconfigured, on_change=self._parameters_changed
+        )
+        self._rclpy_change_state = self._service_change_state.callback
+        self._service_change_state.callback = self._change_state
+        self._autostart_timer = None
+        if self._parameters_in_use.current().autostart:
+            steady = Clock(clock_type=ClockType.STEADY_TIME)
+            self._autostart_timer = self.create_timer(0.0, self._autostart, clock=steady)
+
+    @property
+    def goals_running(self) -> int:
+        """Action goals whose result has not been handed over yet."""
+        return self._action.running if self._action else 0
+
+    def stop(self) -> None:
+        """Finalize the node from whatever state it is in; call it on the executor's thread."""
+        if self._state() in (
+            State.PRIMARY_STATE_UNCONFIGURED,
+            State.PRIMARY_STATE_INACTIVE,
+            State.PRIMARY_STATE_ACTIVE,
+        ):
+            self.trigger_shutdown()
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the models that the parameters name. A failure is logged, and leaves nothing behind."""
+        parameters = self._parameters_in_use.current()
+        self.get_logger().info(f"loading model {parameters.model!r} and tracker {parameters.tracker_model!r}")
+        loading = Loading(parameters)
+        while not loading.done(0.05):
+            if self._stopping.is_set():
+                return _FAILURE
+        try:
+            perception = loading.result()
+            self._work = SwitchedPerception(
+                perception, on_scene=self._show, on_answer=self._say, on_error=self._complain
+            )
+            self._action = AskAction(self, self._work)
+        except Exception as error:  # a model folder can fail in ways of torch's own; the node must stay up
+            self._release()
+            kind = "" if isinstance(error, PixelReferError) else f"{type(error).__name__}: "
+            self.get_logger().error(
+                f"cannot configure: {kind}{error} (set the parameter right and configure again)"
+            )
+            return _FAILURE
+        self.get_logger().info(f"ready: {perception.model}")
+        return _SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Create topics and services, and start to work."""
+        if self._work is None or self._action is None:  # the state machine does not allow it
+            return _FAILURE
+        parameters = self._parameters_in_use.current()
+        self._work.perception.settings = perception_settings(parameters)
+        try:
+            outputs = Outputs(self, parameters.overlay_quality)
+            self._active = ActiveInterface(self, self._work, outputs, self._action, self._log, parameters)
+        except Exception as error:  # an interface that cannot be created must not end the process
+            self.get_logger().error(f"cannot activate: {type(error).__name__}: {error}")
+            self._deactivate()
+            return _FAILURE
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop work and take topics and services away; models and objects are kept."""
+        self._deactivate()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Let the models go."""
+        self._release()
+        return _SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop work for good. The action server stays until the node is destroyed, to tell results."""
+        self._deactivate()
+        return _SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """After a transition that raised: back to unconfigured, with nothing left behind."""
+        self._deactivate()
+        self._release()
+        return _SUCCESS
+
+    def _deactivate(self) -> None:
+        active, self._active = self._active, None
+        if active is not None:
+            active.close()
+
+    def _release(self) -> None:
+        action, self._action, self._work = self._action, None, None
+        if action is not None:
+            action.close()
+
+    def _show(self, scene: Scene) -> None:
+        if (active := self._active) is not None:
+            active.outputs.publish_scene(scene)
+
+    def _say(self, answer: Answer) -> None:
+        if (active := self._active) is not None:
+            active.outputs.publish_answer(answer)
+
+    def _complain(self, text: str) -> None:
+        self._log.warn("result", text)
+
+    def _parameters_changed(self, parameters: Parameters) -> None:
+        if self._work is not None:
+            self._work.perception.settings = perception_settings(parameters)
+        if self._active is not None:
+            self._active.outputs.overlay_quality = parameters.overlay_quality
+
+    def _autostart(self) -> None:
+        self.destroy_timer(self._autostart_timer)
+        if self._is_unconfigured() and self.trigger_configure() == _SUCCESS:
+            self.trigger_activate()
+
+    def _state(self) -> int:
+        return int(self._state_machine.current_state[0])
+
+    def _is_unconfigured(self) -> bool:
+        return self._state() == State.PRIMARY_STATE_UNCONFIGURED
+
+    def _change_state(
+        self, request: ChangeState.Request, response: ChangeState.Response
+    ) -> ChangeState.Response:
+        """Refuse a transition that does not exist from here; rclpy's own callback would end the executor."""
+        try:
+            response.success = False
+            return self._rclpy_change_state(request, response)
+        except RCLError as error:
+            self.get_logger().warning(f"transition {request.transition.id} refused: {error}")
+        return response
