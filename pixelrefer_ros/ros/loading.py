@@ -6,40 +6,11 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from pixelrefer_ros.parameters import Parameters, perception_settings
+from pixelrefer_ros.model_source import load_perception
+from pixelrefer_ros.parameters import Parameters
 
 if TYPE_CHECKING:
     from pixelrefer_ros.perception import Perception
-
-
-def load_perception(parameters: Parameters) -> Perception:
-    """Load the models that the parameters name, and join them.
-
-    Raises:
-        PixelReferError: a model cannot be found or loaded, or a setting is refused.
-    """
-    # Imported here: this loads torch, which takes seconds in which the node would not hear a signal.
-    from pixelrefer_ros.model import PixelReferLite
-    from pixelrefer_ros.model_source import resolve_model, resolve_tracker
-    from pixelrefer_ros.perception import Perception
-    from pixelrefer_ros.tracking import StaticTracker, StreamTracker, Tracker
-
-    settings = perception_settings(parameters)
-    language = PixelReferLite.from_pretrained(
-        resolve_model(parameters.model),
-        device=parameters.device,
-        dtype=parameters.precision,
-        backend=parameters.backend,
-    )
-    tracker: Tracker = StaticTracker()
-    if parameters.tracking:
-        tracker = StreamTracker.from_pretrained(
-            resolve_tracker(parameters.tracker_model),
-            device=parameters.device,
-            dtype=parameters.precision,
-            max_objects=parameters.max_objects,
-        )
-    return Perception(language, tracker, settings)
 
 
 class Loading:

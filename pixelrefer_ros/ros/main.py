@@ -7,6 +7,7 @@ main thread waits for it, and then stops the node, the executor and the context,
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import signal
@@ -110,6 +111,7 @@ def _leave() -> NoReturn:
     Tearing Python and torch down would take a second more, and crash or wait where a network still
     computes.
     """
+    atexit._run_exitfuncs()  # removes temporary folders, ends Python's own logging
     sys.stdout.flush()
     sys.stderr.flush()
     ctypes.CDLL(None).fflush(None)  # what rcutils has logged
