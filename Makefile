@@ -10,8 +10,8 @@ ROS := $(shell . tools/which_ros.sh; echo $$PIXELREFER_ROS)
 ENV := . tools/env.sh;
 INTERFACES := $(wildcard msg/*.msg srv/*.srv action/*.action)
 PYTHON_CODE := pixelrefer_ros export engines launch test bench demo tools setup.py
-# The rooms that are installed from beside the package are linked by the build: it must see new files.
-ROOMS := $(wildcard export/*.py engines/*.py)
+# What the build links one by one: it must see new files. (Python code is used from the checkout.)
+LINKED := $(wildcard export/*.py engines/*.py launch/*.py config/* rviz/*)
 
 help: ## say what can be made
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 16
@@ -22,7 +22,7 @@ setup: .colcon/ready-$(ROS) ## make .venv and build the messages; a second run d
 	@tools/check_machine.sh $(PYTHON)
 	@tools/make_venv.sh $(PYTHON)
 
-.colcon/ready-$(ROS): .venv/ready-$(ROS) $(INTERFACES) $(ROOMS) package.xml CMakeLists.txt tools/build_interfaces.sh tools/fix_imported.cmake
+.colcon/ready-$(ROS): .venv/ready-$(ROS) $(INTERFACES) $(LINKED) package.xml CMakeLists.txt tools/build_interfaces.sh tools/fix_imported.cmake
 	@tools/check_machine.sh $(PYTHON)
 	@tools/build_interfaces.sh
 
@@ -36,7 +36,7 @@ format: setup ## let ruff format and mend what it can
 	@$(ENV) ruff check --fix $(wildcard $(PYTHON_CODE))
 
 test: lint ## lint, then every test; PYTEST_ARGS are passed on
-	@$(ENV) python -m pytest $(PYTEST_ARGS) < /dev/null
+	@$(ENV) python -m pytest -q -n 2 --dist loadgroup $(PYTEST_ARGS) < /dev/null
 
 demo: setup ## a camera, the node and an agent as three processes; results in out/
 	@$(ENV) python demo/run.py
