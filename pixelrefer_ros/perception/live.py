@@ -175,9 +175,8 @@ class LivePerception:
             with self._wake_tracking:
                 self._wake_tracking.wait_for(lambda: self._frame is not None or self._stopping.is_set())
                 frame, self._frame = self._frame, None
-            if self._stopping.is_set():
+            if self._stopping.is_set() or frame is None:
                 return
-            assert frame is not None  # or the wait would not have ended
             if self._is_too_soon(frame):
                 self._stats.count("frames_skipped")
                 continue

@@ -84,8 +84,8 @@ def check_question(question: Question, settings: PerceptionSettings) -> None:
         )
     if not 0 <= question.frames <= settings.history_frames:
         raise BadQuestion(
-            f"the question asks for {question.frames} frames: at most {settings.history_frames} are remembered "
-            "(history_frames)"
+            f"the question asks for {question.frames} frames: "
+            f"at most {settings.history_frames} are remembered (history_frames)"
         )
     if not question.history_s >= 0:
         raise BadQuestion(f"history is {question.history_s} s: it cannot be negative")

@@ -6,9 +6,10 @@ from __future__ import annotations
 from typing import NoReturn
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pixelrefer_ros.errors import EmptyRegion
-from pixelrefer_ros.types import Frame, Region
+from pixelrefer_ros.types import Box, Frame, Mask, Region
 
 MAX_POINTS = 64
 """The bound of ``Region.points`` in the message."""
@@ -25,11 +26,11 @@ def check_region(region: Region, frame: Frame) -> None:
         found = "none of them" if not given else " and ".join(given)
         raise EmptyRegion(f"a region is exactly one of box, points and mask; this one has {found}")
     if region.box is not None:
-        _check_box(region, frame)
-    elif region.points is not None:
-        _check_points(region, frame)
-    else:
-        _check_mask(region, frame)
+        _check_box(region.box, frame)
+    if region.points is not None:
+        _check_points(region.points, region.point_labels, frame, corrects=region.object_id != 0)
+    if region.mask is not None:
+        _check_mask(region.mask, frame)
 
 
 def _size(frame: Frame) -> str:
@@ -40,9 +41,7 @@ def _refuse(what: str, frame: Frame, remedy: str) -> NoReturn:
     raise EmptyRegion(f"{what} of the {_size(frame)}: {remedy}")
 
 
-def _check_box(region: Region, frame: Frame) -> None:
-    box = region.box
-    assert box is not None  # the caller looked
+def _check_box(box: Box, frame: Frame) -> None:
     height, width = frame.rgb.shape[:2]
     text = f"box x={box.x} y={box.y} width={box.width} height={box.height}"
     if box.width <= 0 or box.height <= 0:
@@ -51,9 +50,9 @@ def _check_box(region: Region, frame: Frame) -> None:
         _refuse(f"{text} lies outside", frame, "give pixels of this image")
 
 
-def _check_points(region: Region, frame: Frame) -> None:
-    points, labels = region.points, region.point_labels
-    assert points is not None
+def _check_points(
+    points: NDArray[np.float32], labels: NDArray[np.int32] | None, frame: Frame, *, corrects: bool
+) -> None:
     height, width = frame.rgb.shape[:2]
     if points.ndim != 2 or points.shape[1:] != (2,) or not 1 <= len(points) <= MAX_POINTS:
         raise EmptyRegion(f"points have shape {points.shape}: give 1 to {MAX_POINTS} points (x, y)")
@@ -62,7 +61,7 @@ def _check_points(region: Region, frame: Frame) -> None:
         raise EmptyRegion(f"{len(points)} points have {count} labels: give one label per point")
     if not np.isin(labels, (0, 1)).all():
         raise EmptyRegion(f"point labels are {labels.tolist()}: each is 1 (on the object) or 0 (off it)")
-    if not (labels == 1).any():
+    if not corrects and not (labels == 1).any():  # a correction may say only what it is not
         raise EmptyRegion("no point is on the object: give at least one point with label 1")
     inside = (points >= 0).all(axis=1) & (points < (width, height)).all(axis=1)  # NaN is not inside
     if not inside.all():
@@ -70,9 +69,7 @@ def _check_points(region: Region, frame: Frame) -> None:
         _refuse(f"point x={x:g} y={y:g} lies outside", frame, "give pixels of this image")
 
 
-def _check_mask(region: Region, frame: Frame) -> None:
-    mask = region.mask
-    assert mask is not None
+def _check_mask(mask: Mask, frame: Frame) -> None:
     if mask.shape != frame.rgb.shape[:2]:
         size = "x".join(map(str, mask.shape[::-1]))
         raise EmptyRegion(f"the mask is {size}, the image {_size(frame)}: give a mask of the image's size")

@@ -50,7 +50,7 @@ class ObjectRecord:
 
 
 class ObjectRegistry:
-    """Ids are positive, count up, and are never used again while this lives. Not thread-safe; its owner locks."""
+    """Ids are positive, count up, and are never used again. Not thread-safe; its owner locks."""
 
     def __init__(self) -> None:
         """Know no object yet."""

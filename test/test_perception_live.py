@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Perception beside a camera: bounded, cancellable, and never stuck."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from perception_parts import CountingLanguage, box_region, frame, question
+
+from pixelrefer_ros.perception import LivePerception, Perception, PerceptionSettings
+from pixelrefer_ros.tracking import StaticTracker
+from pixelrefer_ros.types import AnswerStatus
+
+
+def until(condition, timeout_s=20.0):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+class Gate(StaticTracker):
+    """A tracker that works only while its gate is open: a slow one, without sleeping."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open = threading.Event()
+        self.open.set()
+        self.entered = threading.Event()
+
+    def track(self, frame):
+        self.entered.set()
+        assert self.open.wait(20)
+        return super().track(frame)
+
+
+class Heard:
+    def __init__(self):
+        self.scenes, self.answers, self.errors = [], [], []
+
+
+@pytest.fixture
+def tracker():
+    return Gate()
+
+
+@pytest.fixture
+def heard():
+    return Heard()
+
+
+@pytest.fixture
+def start(tiny_model_folder, tracker, heard):
+    running = []
+
+    def run(**settings):
+        language = CountingLanguage(tiny_model_folder)
+        core = Perception(language, tracker, PerceptionSettings(**settings))
+        live = LivePerception(
+            core, on_scene=heard.scenes.append, on_answer=heard.answers.append, on_error=heard.errors.append
+        )
+        live.start()
+        running.append(live)
+        return live
+
+    yield run
+    tracker.open.set()
+    for live in running:
+        live.stop()
+
+
+def see(live, heard, index=0):
+    count = len(heard.scenes)
+    live.submit_frame(frame(index))
+    until(lambda: len(heard.scenes) > count)
+
+
+LONG = {"max_tokens": 1000}
+"""Longer than any test waits; the random model may stop by itself earlier, so tests ask several times."""
+
+
+def test_frames_regions_and_questions_flow(start, heard):
+    live = start()
+    see(live, heard)
+    object_id = live.add_region(box_region())
+    see(live, heard, 1)
+    assert [o.track.object_id for o in heard.scenes[-1].objects] == [object_id]
+    answer = live.ask(question(object_id, id="a")).wait(30)
+    assert answer.tokens > 0 and heard.answers == [answer] and not heard.errors
+    assert live.stats()["questions_answered"] == 1
+    assert len(live.stats()["stages"]["track"]) == 2
+
+
+def test_while_tracking_is_slow_only_the_newest_frame_waits(start, heard, tracker):
+    live = start()
+    see(live, heard)
+    tracker.open.clear()
+    tracker.entered.clear()
+    live.submit_frame(frame(1))
+    assert tracker.entered.wait(20)
+    for i in range(2, 7):
+        live.submit_frame(frame(i))
+    tracker.open.set()
+    until(lambda: len(heard.scenes) == 3)
+    assert [scene.frame.stamp_ns for scene in heard.scenes[1:]] == [frame(1).stamp_ns, frame(6).stamp_ns]
+    stats = live.stats()
+    assert (stats["frames_in"], stats["frames_tracked"], stats["frames_dropped"]) == (7, 3, 4)
+
+
+def test_adding_and_asking_never_wait_for_the_tracker(start, heard, tracker):
+    live = start()
+    see(live, heard)
+    tracker.open.clear()
+    tracker.entered.clear()
+    live.submit_frame(frame(1))
+    assert tracker.entered.wait(20)
+    object_id = live.add_region(box_region())  # returns although the tracker is busy
+    ticket = live.ask(question(object_id))
+    assert live.scene().frame.stamp_ns == frame(0).stamp_ns and ticket.wait(0) is None
+    tracker.open.set()
+    assert ticket.wait(30).tokens > 0
+
+
+def test_a_cancelled_question_stops_and_the_next_is_answered(start, heard):
+    live = start()
+    see(live, heard)
+    object_id = live.add_region(box_region())
+    for _ in range(10):
+        first_text = threading.Event()
+        ticket = live.ask(question(object_id, **LONG), on_text=lambda *_, e=first_text: e.set())
+        until(lambda t=ticket, e=first_text: e.is_set() or t.wait(0))
+        ticket.cancel()
+        answer = ticket.wait(30)
+        if answer.status is AnswerStatus.CANCELLED:
+            break
+    assert answer.status is AnswerStatus.CANCELLED and 0 < answer.tokens < 1000
+    assert live.ask(question(object_id)).wait(30).tokens > 0
+
+
+def test_questions_beyond_the_bound_are_refused_and_waiting_ones_can_be_withdrawn(start, heard, tracker):
+    live = start(max_questions=2)
+    see(live, heard)
+    tracker.open.clear()
+    tracker.entered.clear()
+    live.submit_frame(frame(1))
+    assert tracker.entered.wait(20)
+    object_id = live.add_region(box_region())
+    blocked = live.ask(question(object_id))  # waits for the tracker to take its region in
+    until(lambda: live.stats()["questions_waiting"] == 0)
+    waiting = [live.ask(question(object_id)) for _ in range(2)]
+    refused = live.ask(question(object_id)).wait(0)
+    assert refused.status is AnswerStatus.OVERLOADED and "max_questions" in refused.error
+    waiting[0].cancel()
+    assert waiting[0].wait(0).status is AnswerStatus.CANCELLED
+    tracker.open.set()
+    assert blocked.wait(30).tokens > 0 and waiting[1].wait(30).tokens > 0
+    assert len(heard.answers) == 4, "every question is answered exactly once"
+
+
+def test_stop_cancels_what_runs_and_what_waits(start, heard):
+    live = start()
+    see(live, heard)
+    object_id = live.add_region(box_region())
+    tickets = [live.ask(question(object_id, **LONG)) for _ in range(4)]
+    assert live.stop(10)
+    answers = [ticket.wait(0) for ticket in tickets]
+    assert all(answers) and answers[-1].status is AnswerStatus.CANCELLED
+    assert live.ask(question(object_id)).wait(0).status is AnswerStatus.CANCELLED
+
+
+def test_a_new_object_is_described_unasked_and_questions_go_first(start, heard):
+    live = start(describe_question="Describe <region>.", max_tokens=4)
+    see(live, heard)
+    object_id = live.add_region(box_region())
+    see(live, heard, 1)
+    until(lambda: any(a.question.text == "Describe <region>." for a in heard.answers))
+    assert live.scene().objects[0].description is not None
+    assert live.ask(question(object_id)).wait(30).tokens > 0
+
+
+def test_track_rate_skips_frames_by_their_stamps(start, heard):
+    live = start(track_rate_hz=5.0)
+    see(live, heard)
+    live.submit_frame(frame(1))  # 0.1 s later
+    until(lambda: live.stats()["frames_skipped"] == 1)
+    see(live, heard, 2)
+    assert [scene.frame.stamp_ns for scene in heard.scenes] == [frame(0).stamp_ns, frame(2).stamp_ns]
+
+
+def test_a_failing_frame_or_listener_is_reported_and_ends_nothing(start, heard, tracker, monkeypatch):
+    live = start()
+
+    def broken(_frame):
+        raise RuntimeError("no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tracker, "track", broken)
+        live.submit_frame(frame(0))
+        until(lambda: heard.errors)
+    assert "no memory" in heard.errors[0] and str(frame(0).stamp_ns) in heard.errors[0]
+    see(live, heard, 1)
+    object_id = live.add_region(box_region())
+    failing = live.ask(question(object_id), on_answer=lambda answer: 1 / 0)
+    assert failing.wait(30) is not None
+    until(lambda: len(heard.errors) == 2)
+    assert live.ask(question(object_id)).wait(30).tokens > 0

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ring of frames: bounded, spaced, exact."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pixelrefer_ros.errors import NoFrame
+from pixelrefer_ros.perception.memory import FrameMemory, RememberedMask, spread
+from pixelrefer_ros.types import Box, Frame, Track, TrackState
+
+PIXELS = np.zeros((8, 8, 3), np.uint8)
+
+
+def remember(stamps, capacity=5, interval_s=0.0):
+    memory = FrameMemory(capacity, interval_s)
+    for stamp in stamps:
+        memory.add(Frame(PIXELS, stamp))
+    return memory
+
+
+def stamps_of(memory):
+    return [seen.frame.stamp_ns for seen in memory.showing(())]
+
+
+@given(st.data(), st.integers(1, 40), st.integers(1, 40))
+def test_a_remembered_mask_is_the_mask(data, height, width):
+    top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+    box = Box(left, top, data.draw(st.integers(1, width - left)), data.draw(st.integers(1, height - top)))
+    mask = np.zeros((height, width), bool)
+    seed = data.draw(st.integers(0, 99))
+    inside = np.random.default_rng(seed).random((box.height, box.width)) > 0.5
+    mask[box.y : box.y + box.height, box.x : box.x + box.width] = inside
+    assert np.array_equal(RememberedMask.of(mask, box).unpack(), mask)
+
+
+@given(st.lists(st.integers(1, 10**6), max_size=60), st.integers(1, 6), st.sampled_from([0.0, 1e-4, 1e-3]))
+def test_memory_is_bounded_spaced_and_holds_the_newest(gaps, capacity, interval_s):
+    stamps = list(np.cumsum(gaps))
+    kept = stamps_of(remember(stamps, capacity, interval_s))
+    assert len(kept) <= capacity and kept == sorted(kept) and set(kept) <= set(stamps)
+    assert kept[-1:] == stamps[-1:]
+    assert all(b - a >= interval_s * 1e9 for a, b in zip(kept[:-2], kept[1:-1], strict=False))
+
+
+def test_frames_are_kept_at_the_interval_not_thinned_away():
+    kept = stamps_of(remember(range(0, 1_000_000_000, 33_000_000), capacity=20, interval_s=0.1))
+    assert len(kept) >= 8  # 1 s at 0.132 s (the first multiple of 33 ms from 0.1 s on)
+
+
+@pytest.mark.parametrize("stamp", [5, 3])
+def test_a_stamp_that_does_not_advance_starts_over(stamp):
+    assert stamps_of(remember([1, 5, stamp])) == [stamp]
+
+
+def test_the_nearest_frame_within_the_interval_is_found():
+    memory = remember([100, 200, 300], interval_s=4e-8)
+    assert memory.at(190).frame.stamp_ns == 200
+    with pytest.raises(NoFrame, match="from 100 to 300"):
+        memory.at(250)
+
+
+def test_a_frame_shows_only_what_was_tracked_in_it():
+    memory = FrameMemory(4, 0)
+    box, mask = Box(0, 0, 2, 2), np.zeros((8, 8), bool)
+    mask[:2, :2] = True
+    for stamp, state in ((1, TrackState.TRACKED), (2, TrackState.OCCLUDED), (3, TrackState.TRACKED)):
+        seen = memory.add(Frame(PIXELS, stamp))
+        seen.record([Track(7, state, 1.0, mask, box if state is TrackState.TRACKED else None, 4)])
+    assert [seen.frame.stamp_ns for seen in memory.showing((7,))] == [1, 3]
+    memory.forget(7)
+    assert memory.showing((7,)) == []
+
+
+@given(
+    st.lists(st.integers(1, 10**9), min_size=1, max_size=12),
+    st.integers(0, 15),
+    st.floats(0, 20, allow_nan=False),
+)
+def test_spread_gives_distinct_ordered_frames_within_the_history(gaps, count, history_s):
+    memory = remember(list(np.cumsum(gaps)), capacity=12)
+    frames = memory.showing(())
+    now = frames[-1].frame.stamp_ns
+    chosen = [seen.frame.stamp_ns for seen in spread(frames, count, history_s, now)]
+    assert chosen == sorted(set(chosen)) and 1 <= len(chosen) <= max(count, 1)
+    assert chosen[-1] == now
+    if history_s > 0:
+        assert all(now - stamp <= history_s * 1e9 + 1 for stamp in chosen)
