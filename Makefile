@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test demo messages clean
+.PHONY: help setup lint format test demo docs clean
 
 PYTHON ?= python3
 # apt: an installed ROS 2 Jazzy is sourced; wheels: its wheels in .venv are used.
@@ -41,8 +41,8 @@ test: lint ## lint, then every test; PYTEST_ARGS are passed on
 demo: setup ## a camera, the node and an agent as three processes; results in out/
 	@$(ENV) python demo/run.py
 
-messages: setup ## write docs/messages.md from the message files
-	@$(ENV) python tools/document_messages.py
+docs: setup ## write the reference pages: docs/messages.md and docs/parameters.md
+	@$(ENV) python tools/generate_messages_doc.py; python tools/generate_parameters_doc.py
 
 clean: ## remove what make made
 	rm -rf .venv .colcon build install log out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -59,10 +59,8 @@ def has_ros() -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs ROS where there is none; keep a file's tests together, and all ROS tests in one process."""
-    without_ros = pytest.mark.skip(
-        reason="no rclpy or no generated messages: `make setup`, then `. tools/env.sh`"
-    )
+    """Skip what needs ROS where there is none; one process runs a file, and one runs all ROS tests."""
+    without_ros = pytest.mark.skip(reason="no rclpy or messages: `make setup`, then `. tools/env.sh`")
     ros_here = has_ros()
     for item in items:
         ros = item.get_closest_marker("ros") is not None
