@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """An agent in a process of its own: it points at things in the camera's image and asks about them.
 
-It knows nothing of the node but its interface. Where things are it reads from a file, as a robot's agent would
-learn it from a detector or a person: boxes by image stamp. Each region names the image it was drawn on.
+It knows nothing of the node but its interface. Where things are it reads from a file, as a robot's agent
+would learn it from a detector or a person: boxes by image stamp. Each region names the image it was drawn on.
 """
 
 from __future__ import annotations

@@ -122,9 +122,7 @@ def test_a_hidden_object_is_looked_at_where_it_was_seen_last(perception, tracker
     tracker.states[object_id] = TrackState.OCCLUDED
     perception.observe(frame(2))
     answer = perception.answer(question(object_id))
-    assert (
-        answer.stamp_ns == frame(1).stamp_ns and answer.error == "" or answer.status is AnswerStatus.TRUNCATED
-    )
+    assert answer.stamp_ns == frame(1).stamp_ns and answer.tokens > 0
 
 
 def test_a_lost_object_is_refused_with_what_to_do(perception, tracker):

@@ -166,7 +166,7 @@ class Perception:
             with self._language:
                 progress.views = self._views(question)
                 status = progress.generate(self._model, self.settings, on_text, cancelled)
-        except Exception as error:  # noqa: BLE001 - one question's fault must not end the next one's answer
+        except Exception as error:  # one question's fault must not end the next one's answer
             return progress.failed(error)
         return progress.finished(status)
 

@@ -183,7 +183,7 @@ class LivePerception:
             try:
                 with self._stats.timed("track"):
                     scene = self._perception.observe(frame)
-            except Exception as error:  # noqa: BLE001 - one frame's fault must not end the next one's tracking
+            except Exception as error:  # one frame's fault must not end the next one's tracking
                 self._report(f"frame at {frame.stamp_ns} ns was not tracked", error)
                 continue
             self._last_tracked_ns = frame.stamp_ns
@@ -259,7 +259,7 @@ class LivePerception:
     def _tell(self, listener: Callable[..., None], *told: object) -> None:
         try:
             listener(*told)
-        except Exception as error:  # noqa: BLE001 - a listener's fault is not the worker's
+        except Exception as error:  # a listener's fault is not the worker's
             self._report("a listener failed", error)
 
     def _report(self, what: str, error: Exception) -> None:

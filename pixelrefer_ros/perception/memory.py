@@ -41,7 +41,7 @@ class RememberedMask:
     def of(cls, mask: Mask, box: Box) -> RememberedMask:
         """Pack what ``box`` encloses; outside it ``mask`` must be False."""
         inside = mask[box.y : box.y + box.height, box.x : box.x + box.width]
-        return cls(mask.shape, box, np.packbits(inside, axis=1))
+        return cls((mask.shape[0], mask.shape[1]), box, np.packbits(inside, axis=1))
 
     def unpack(self) -> Mask:
         """The mask, (height, width) bool."""
