@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a user may write for a model: a folder, a hub id, a shipped model's name, or ``tiny-random``."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pixelrefer_ros.errors import CheckpointError, ParameterError
+from pixelrefer_ros.parameters import Parameters, perception_settings
+
+if TYPE_CHECKING:
+    from pixelrefer_ros.perception import Perception
+
+TINY_RANDOM = "tiny-random"
+"""Stands for a small model with random weights, made on the spot: it runs, and knows nothing."""
+
+_log = logging.getLogger(__name__)
+
+
+def resolve_model(name: str) -> Path | str:
+    """What to load for the name of a region language model.
+
+    Args:
+        name: a folder; a hub id (``owner/name``); the name of a model shipped in ``models/``; or
+            ``tiny-random`` for a small untrained model, which says so in its name and in the log.
+
+    Returns:
+        A folder, or the hub id.
+
+    Raises:
+        ParameterError: nothing is named.
+        CheckpointError: the folder does not exist, or no such model is shipped.
+    """
+    if name == TINY_RANDOM:
+        from pixelrefer_ros.model import write_tiny_checkpoint
+
+        return _untrained("pixelrefer-tiny-untrained", lambda folder: write_tiny_checkpoint(folder))
+    return _find(name, "model")
+
+
+def resolve_tracker(name: str) -> Path | str:
+    """What to load for the name of a tracking model.
+
+    Args:
+        name: a folder or one of Meta's ``.pt`` files; a hub id; the name of a model shipped in ``models/``;
+            or ``tiny-random`` for a small untrained SAM 2. (``none`` is no model: ask `Parameters.tracking`
+            first.)
+
+    Returns:
+        A folder or file, or the hub id.
+
+    Raises:
+        ParameterError: nothing is named.
+        CheckpointError: the path does not exist, or no such model is shipped.
+    """
+    if name == TINY_RANDOM:
+        from pixelrefer_ros.tracking import write_tiny_sam2
+
+        return _untrained("sam2-tiny-untrained", lambda folder: write_tiny_sam2(folder))
+    return _find(name, "tracker model")
+
+
+def load_perception(parameters: Parameters) -> Perception:
+    """Load the models that the parameters name, and join them.
+
+    Args:
+        parameters: the settings of the node; replay uses the same.
+
+    Returns:
+        Perception, ready for its first frame.
+
+    Raises:
+        PixelReferError: a model cannot be found or loaded, or a setting is refused.
+    """
+    from pixelrefer_ros.model import PixelReferLite  # loads torch: seconds that `--help` need not wait for
+    from pixelrefer_ros.perception import Perception
+    from pixelrefer_ros.tracking import StaticTracker, StreamTracker, Tracker
+
+    settings = perception_settings(parameters)
+    language = PixelReferLite.from_pretrained(
+        resolve_model(parameters.model),
+        device=parameters.device,
+        dtype=parameters.precision,
+        backend=parameters.backend,
+    )
+    tracker: Tracker = StaticTracker()
+    if parameters.tracking:
+        tracker = StreamTracker.from_pretrained(
+            resolve_tracker(parameters.tracker_model),
+            device=parameters.device,
+            dtype=parameters.precision,
+            max_objects=parameters.max_objects,
+        )
+    return Perception(language, tracker, settings)
+
+
+def _find(name: str, what: str) -> Path | str:
+    if not name.strip():
+        raise ParameterError(
+            f"no {what} is named; give a folder, a hub id, or `{TINY_RANDOM}` for a small untrained one"
+        )
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    for folder in _shipped_folders():
+        if len(path.parts) == 1 and (folder / name).is_dir():
+            return folder / name
+    if len(path.parts) == 2 and not path.is_absolute() and not name.startswith((".", "~")):
+        return name
+    raise CheckpointError(
+        f"{what} {name!r} does not exist; give a folder, a hub id (owner/name), or `{TINY_RANDOM}` for a "
+        "small untrained one"
+    )
+
+
+def _shipped_folders() -> list[Path]:
+    """Where ``models/`` may lie: beside the package in a checkout, in ``share`` where colcon installed it."""
+    prefixes = [prefix for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
+    return [
+        Path(__file__).parent.parent / "models",
+        *(Path(prefix) / "share" / "pixelrefer_ros" / "models" for prefix in prefixes),
+    ]
+
+
+_made: dict[str, Path] = {}
+
+
+def _untrained(name: str, write: Callable[[Path], Path]) -> Path:
+    """The folder of an untrained model, written once per process and removed at its end."""
+    if name not in _made:
+        folder = _temporary_folder() / name
+        write(folder)
+        _made[name] = folder
+    _log.warning("%s has random weights, made on the spot: its results mean nothing", name)
+    return _made[name]
+
+
+@functools.cache
+def _temporary_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="pixelrefer-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

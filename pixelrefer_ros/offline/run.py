@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Perception driven by a recording and two files, every frame in order, with nothing running beside it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pixelrefer_ros.errors import NoFrame, PixelReferError
+from pixelrefer_ros.offline.files import QuestionEntry, RegionEntry
+from pixelrefer_ros.offline.records import answer_record, region_record
+from pixelrefer_ros.offline.schedule import Schedule
+from pixelrefer_ros.perception import Perception
+from pixelrefer_ros.types import Answer, AnswerStatus, Description, Frame, Question, Scene
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of a run.
+
+    Attributes:
+        frames: frames observed.
+        answers: how many questions ended with each status.
+        refused_regions: regions that could not be used.
+    """
+
+    frames: int = 0
+    answers: Counter[AnswerStatus] = field(default_factory=Counter)
+    refused_regions: int = 0
+
+    @property
+    def all_ok(self) -> bool:
+        """Whether every region was taken and every question answered OK."""
+        return not self.refused_regions and set(self.answers) <= {AnswerStatus.OK}
+
+
+class ReplayRun:
+    """One run; at each frame: the regions due, tracking, the questions due.
+
+    A frame's picture is handed out when the next frame has come, so that the last one can show what is asked
+    after the last frame.
+    """
+
+    def __init__(
+        self,
+        perception: Perception,
+        regions: Sequence[RegionEntry],
+        questions: Sequence[QuestionEntry],
+        *,
+        on_record: Callable[[dict[str, Any]], None],
+        on_scene: Callable[[Scene], None] | None = None,
+        timing: bool = True,
+    ) -> None:
+        """Join perception and the files.
+
+        Args:
+            perception: new: it has seen no frame.
+            regions: of the regions file.
+            questions: of the questions file.
+            on_record: told each line of ``answers.jsonl`` as it comes.
+            on_scene: told each frame's scene, once, with its objects' newest answers as descriptions.
+            timing: whether the lines say how long things took.
+        """
+        self._perception = perception
+        self._schedule = Schedule(regions, questions)
+        self._on_record, self._on_scene, self._timing = on_record, on_scene, timing
+        self._ids: dict[str, int] = {}
+        self._refusals: dict[str, str] = {}
+        self._said: dict[int, Description] = {}
+        self._index: int | None = None
+        self.outcome = Outcome()
+
+    def run(self, frames: Iterable[tuple[int, Frame]]) -> Outcome:
+        """Go through frames.
+
+        Args:
+            frames: with their index on the topic, in order.
+
+        Returns:
+            What came of it.
+        """
+        for index, frame in frames:
+            if self.outcome.frames:
+                self._show()
+            self._index = index
+            self._observe(frame)
+            for question in self._schedule.questions_due(index, frame.stamp_ns):
+                self._ask(question)
+            self.outcome.frames += 1
+        for question in self._schedule.at_end():
+            self._ask(question)
+        if self.outcome.frames:
+            self._show()
+        self._tell_never_due()
+        return self.outcome
+
+    def _observe(self, frame: Frame) -> None:
+        started: list[tuple[RegionEntry, int]] = []
+        for entry in self._schedule.regions_due(self._index or 0, frame.stamp_ns):
+            region = replace(entry.region, object_id=self._ids.get(entry.name, 0))
+            try:
+                self._ids[entry.name] = self._perception.add_region(region, frame)
+                started.append((entry, self._ids[entry.name]))
+            except PixelReferError as error:
+                self._refuse(entry, error, frame.stamp_ns)
+        scene = self._perception.observe(frame)
+        tracked = {seen.track.object_id for seen in scene.objects}
+        for entry, object_id in started:
+            if object_id not in tracked and self._ids.get(entry.name) == object_id:
+                self._drop(entry, object_id, frame.stamp_ns)
+
+    def _drop(self, entry: RegionEntry, object_id: int, stamp_ns: int) -> None:
+        """Forget an object whose region the tracker refused; perception keeps the reason under its id."""
+        del self._ids[entry.name]
+        try:
+            self._perception.remove_object(object_id)
+        except PixelReferError as error:
+            self._refuse(entry, error, stamp_ns)
+
+    def _refuse(self, entry: RegionEntry, error: PixelReferError, stamp_ns: int) -> None:
+        self.outcome.refused_regions += 1
+        self._refusals[entry.name] = str(error)
+        self._on_record(region_record(entry, error, frame=self._index, stamp_ns=stamp_ns))
+
+    def _ask(self, entry: QuestionEntry) -> None:
+        question = self._question(entry)
+        scene = self._perception.scene()
+        missing = [name for name in entry.objects if name not in self._ids]
+        if scene is None:
+            answer = self._unasked(question, AnswerStatus.NO_FRAME, "the recording has no readable image")
+        elif missing:
+            answer = self._unasked(question, AnswerStatus.NO_SUCH_OBJECT, self._why_missing(missing[0]))
+            answer = replace(answer, stamp_ns=scene.frame.stamp_ns, frame_id=scene.frame.frame_id)
+        else:
+            answer = self._perception.answer(question)
+            self._remember(answer)
+        self._finish(answer, entry, scene)
+
+    def _question(self, entry: QuestionEntry) -> Question:
+        """The question with its objects' ids; 0 stands for one that does not exist."""
+        ids = tuple(self._ids.get(name, 0) for name in entry.objects)
+        return Question(entry.text, ids, entry.id, entry.frames, entry.history_s, entry.max_tokens)
+
+    def _why_missing(self, name: str) -> str:
+        if name in self._refusals:
+            return f"object {name!r} does not exist, its region was refused: {self._refusals[name]}"
+        return f"object {name!r} does not exist yet at this frame; ask later, or draw its region earlier"
+
+    def _unasked(self, question: Question, status: AnswerStatus, error: str) -> Answer:
+        return Answer(question, status, model=self._perception.model, error=error)
+
+    def _remember(self, answer: Answer) -> None:
+        """Let the pictures show the newest answer about a single object."""
+        if len(answer.question.object_ids) == 1 and answer.text:
+            text = Description(answer.text, answer.stamp_ns, answer.confidence)
+            self._said[answer.question.object_ids[0]] = text
+
+    def _finish(self, answer: Answer, entry: QuestionEntry, scene: Scene | None) -> None:
+        self.outcome.answers[answer.status] += 1
+        objects = dict(zip(entry.objects, answer.question.object_ids, strict=True))
+        self._on_record(
+            answer_record(answer, frame=self._index, objects=objects, scene=scene, timing=self._timing)
+        )
+
+    def _show(self) -> None:
+        scene = self._perception.scene()
+        if self._on_scene is None or scene is None:
+            return
+        objects = tuple(
+            replace(seen, description=self._said.get(seen.track.object_id, seen.description))
+            for seen in scene.objects
+        )
+        self._on_scene(replace(scene, objects=objects))
+
+    def _tell_never_due(self) -> None:
+        """Say what the recording was too short for."""
+        regions, questions = self._schedule.never_due()
+        for entry in regions:
+            self._refuse(entry, NoFrame(_too_late(entry.when)), 0)
+        for unasked in questions:
+            answer = self._unasked(self._question(unasked), AnswerStatus.NO_FRAME, _too_late(unasked.when))
+            self._finish(answer, unasked, None)
+
+
+def _too_late(when: object) -> str:
+    return f"the recording ends before {when}; choose an earlier moment, or leave it out for the last frame"

@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Replay: the same perception over a recording, every frame in order, the same bytes every time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+import yaml
+from perception_parts import PERIOD_NS, frame
+from rosbags.rosbag2 import Writer
+
+from pixelrefer_ros.cli import main
+from pixelrefer_ros.errors import EmptyRegion
+from pixelrefer_ros.model_source import load_perception
+from pixelrefer_ros.offline.bags import IMAGE, ros_types, write_image_bag
+from pixelrefer_ros.offline.files import QuestionEntry, When
+from pixelrefer_ros.offline.schedule import Schedule
+from pixelrefer_ros.parameters import check_parameters
+from pixelrefer_ros.types import Box, Question, Region
+
+TOPIC = "/camera/image"
+FRAMES = 8
+REGIONS = [
+    {"id": "square", "box": [8, 20, 20, 20]},
+    {"id": "corner", "frame": 3, "points": [[50, 30, 1], [2, 2, 0]]},
+    {"id": "square", "frame": 5, "box": [13, 20, 20, 20]},
+]
+QUESTIONS = [
+    {"text": "What is <region>?", "objects": ["square"], "max_tokens": 4},
+    {
+        "id": "both",
+        "text": "Is <region> <region>?",
+        "objects": [1, 2],
+        "frame": 4,
+        "frames": 2,
+        "history_s": 1,
+    }
+    | {"max_tokens": 3},
+    {"id": "again", "text": "And now?", "objects": ["square"], "every_s": 0.3, "max_tokens": 2},
+]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The machine is shared by other tests."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def bag(tmp_path_factory) -> Path:
+    """A square that moves right, 10 Hz."""
+    return write_image_bag(tmp_path_factory.mktemp("bag") / "mcap", map(frame, range(FRAMES)), TOPIC)
+
+
+class Replay:
+    """The command, with inputs a test can change."""
+
+    def __init__(self, folder: Path, bag: Path) -> None:
+        self.folder, self.bag = folder, bag
+        self.regions: list[dict] = REGIONS
+        self.questions: list[dict] = QUESTIONS
+        self.options = ["--model", "tiny-random", "--tracker-model", "tiny-random"]
+
+    def __call__(self, *options: str, out: str = "out/answers.jsonl") -> tuple[int, list[dict]]:
+        """Run it: exit status and lines."""
+        for name in ("regions", "questions"):
+            (self.folder / f"{name}.yaml").write_text(yaml.safe_dump(getattr(self, name)))
+        files = [
+            "--regions",
+            str(self.folder / "regions.yaml"),
+            "--questions",
+            str(self.folder / "questions.yaml"),
+        ]
+        where = ["replay", str(self.bag), "--image-topic", TOPIC, "--out", str(self.folder / out)]
+        status = main([*where, *files, *self.options, *options])
+        path = self.folder / out
+        return status, [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.fixture
+def replay(tmp_path, bag) -> Replay:
+    """The command on the moving square."""
+    return Replay(tmp_path, bag)
+
+
+def test_questions_are_asked_when_they_are_due_and_answered_for_that_frame(replay):
+    _, lines = replay()
+    asked = [(line["question_id"], line["frame"]) for line in lines]
+    assert asked == [("again", 0), ("again", 3), ("both", 4), ("again", 6), ("q1", FRAMES - 1)]
+    for line in lines:
+        assert line["kind"] == "answer"
+        assert line["status"] in ("OK", "TRUNCATED")
+        assert line["stamp_ns"] == line["frame_stamps_ns"][-1] == frame(line["frame"]).stamp_ns
+        assert line["frame_id"] == "camera_optical_frame"
+        assert "untrained" in line["model"]
+        assert line["timing"]["total_time_s"] >= line["timing"]["time_to_first_token_s"] > 0
+        assert line["tokens"] <= line["max_tokens"]
+    both = lines[2]
+    assert both["object_ids"] == [1, 2]
+    assert [thing["name"] for thing in both["objects"]] == ["square", "corner"]
+    assert both["frame_stamps_ns"] == [frame(3).stamp_ns, frame(4).stamp_ns], "seen together from frame 3 on"
+
+
+def test_two_runs_are_byte_identical_whatever_the_storage(replay, tmp_path):
+    replay("--no-timing", out="first.jsonl")
+    first = (tmp_path / "first.jsonl").read_bytes()
+    replay("--no-timing", out="second.jsonl")
+    replay.bag = write_image_bag(tmp_path / "sqlite3", map(frame, range(FRAMES)), TOPIC, "sqlite3")
+    replay("--no-timing", out="third.jsonl")
+    assert first == (tmp_path / "second.jsonl").read_bytes() == (tmp_path / "third.jsonl").read_bytes()
+    assert len(first.splitlines()) == 5
+    assert b"timing" not in first
+
+
+def test_boxes_and_answers_equal_those_of_perception_driven_by_hand(replay):
+    _, lines = replay("--no-timing")
+    perception = load_perception(check_parameters({"model": "tiny-random", "tracker_model": "tiny-random"}))
+    boxes, scores, texts = [], [], []
+    for index in range(FRAMES):
+        now = frame(index)
+        if index == 0:
+            square = perception.add_region(Region(box=Box(8, 20, 20, 20), label="square"), now)
+        if index == 3:
+            points, labels = np.array([[50, 30], [2, 2]], np.float32), np.array([1, 0], np.int32)
+            perception.add_region(Region(points=points, point_labels=labels, label="corner"), now)
+        if index == 5:
+            perception.add_region(Region(box=Box(13, 20, 20, 20), object_id=square), now)
+        scene = perception.observe(now)
+        if index in (0, 3, 6):
+            texts.append(perception.answer(Question("And now?", (square,), max_tokens=2)).text)
+            track = scene.objects[0].track
+            scores.append(track.score)
+            boxes.append(track.box and [track.box.x, track.box.y, track.box.width, track.box.height])
+    again = [line for line in lines if line["question_id"] == "again"]
+    assert [line["text"] for line in again] == texts
+    assert [line["objects"][0]["box"] for line in again] == boxes
+    assert [line["objects"][0]["score"] for line in again] == scores
+
+
+def test_a_refused_region_is_a_line_and_questions_about_it_say_so(replay, capsys):
+    replay.regions = [
+        {"id": "gone", "box": [500, 20, 20, 20]},
+        {"id": "flat", "box": [5, 20, 0, 20]},
+        {"id": "square", "box": [8, 20, 20, 20]},
+    ]
+    replay.questions = [
+        {"text": "What is <region>?", "objects": [name], "max_tokens": 2}
+        for name in ("gone", "flat", "square")
+    ]
+    status, lines = replay()
+    assert status == 1
+    refused, answers = lines[:2], lines[2:]
+    assert [(line["kind"], line["name"], line["region"], line["status"]) for line in refused] == [
+        ("region", "gone", 1, "EMPTY_REGION"),
+        ("region", "flat", 2, "EMPTY_REGION"),
+    ]
+    assert [line["status"] for line in answers[:2]] == ["NO_SUCH_OBJECT"] * 2
+    assert "500" in answers[0]["error"]
+    assert answers[0]["object_ids"] == [0]
+    assert answers[2]["tokens"] > 0
+    assert "EMPTY_REGION" in capsys.readouterr().err
+
+
+def test_a_region_that_only_the_tracker_refuses_is_a_line_too(replay):
+    replay.options = ["--model", "tiny-random", "--tracker-model", "none"]
+    replay.questions = [{"text": "What is <region>?", "objects": ["corner"]}]
+    status, lines = replay()
+    assert status == 1
+    assert [(line["kind"], line["status"]) for line in lines] == [
+        ("region", EmptyRegion.status.name),
+        ("answer", "NO_SUCH_OBJECT"),
+    ]
+
+
+def test_what_the_recording_is_too_short_for_is_told(replay):
+    replay.regions = [*REGIONS, {"id": "late", "frame": 100, "box": [1, 1, 9, 9]}]
+    replay.questions = [{"text": "What is <region>?", "objects": ["square"], "at": 50}]
+    status, lines = replay()
+    assert status == 1
+    assert [(line["kind"], line["status"]) for line in lines] == [
+        ("region", "NO_FRAME"),
+        ("answer", "NO_FRAME"),
+    ]
+    assert "frame 100" in lines[0]["error"]
+    assert "50 s after the first frame" in lines[1]["error"]
+
+
+def test_without_questions_everything_is_ok(replay):
+    replay.questions = []
+    assert replay() == (0, [])
+
+
+def test_a_question_not_ok_is_told_by_the_exit_status(replay):
+    replay.questions = [{"text": "<region> <region>?", "objects": ["square"]}]
+    status, (line,) = replay()
+    assert status == 1
+    assert line["status"] == "BAD_QUESTION"
+
+
+def test_max_frames_stops_early(replay):
+    _, lines = replay("--max-frames", "2")
+    assert lines[-1]["frame"] == 1
+
+
+def test_a_broken_image_is_told_and_the_others_are_used(replay, tmp_path, capsys):
+    with Writer(tmp_path / "broken", version=9) as writer:
+        connection = writer.add_connection(TOPIC, IMAGE, typestore=ros_types())
+        for index in range(4):
+            types = ros_types().types
+            shot = frame(index)
+            header = types["std_msgs/msg/Header"](
+                types["builtin_interfaces/msg/Time"](*divmod(shot.stamp_ns, 10**9)), shot.frame_id
+            )
+            data = shot.rgb.reshape(-1)[: -1 if index == 1 else None]
+            message = types[IMAGE](header, 64, 96, "rgb8", 0, 288, data)
+            writer.write(connection, shot.stamp_ns, ros_types().serialize_cdr(message, IMAGE))
+    replay.bag = tmp_path / "broken"
+    replay.regions = REGIONS[:1]
+    replay.questions = [{"text": "What is <region>?", "objects": ["square"], "max_tokens": 2, "frame": 1}]
+    _, (line,) = replay()
+    assert line["frame"] == 2, "the first readable image at or after the one asked for"
+    assert "image 1 is skipped" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["overlay.mp4", "overlay.gif"])
+def test_the_overlay_shows_every_frame_and_holds_the_last(replay, tmp_path, name):
+    replay("--overlay", str(tmp_path / name))
+    with av.open(str(tmp_path / name)) as video:
+        shown = [(picture.time, picture.to_ndarray(format="rgb24")) for picture in video.decode(video=0)]
+    period_s = PERIOD_NS / 1e9
+    expected = [index * period_s for index in range(FRAMES)] + [(FRAMES - 1) * period_s + 2]
+    assert [time for time, _ in shown] == pytest.approx(expected, abs=0.006)  # a gif counts in 0.01 s
+    assert shown[0][1].shape == (64, 96, 3)
+    assert (shown[0][1] != frame(0).rgb).mean() > 0.1, "masks and captions are drawn"
+
+
+BAD_INPUT = [
+    (["--image-topic", "/nothing"], f"image topics: {TOPIC}"),
+    (["--regions", "nothing.yaml"], "nothing.yaml"),
+    (["--overlay", "x.avi"], ".mp4 or .gif"),
+    (["--model", ""], "no --model is given; pass a folder"),
+    (["--tracker-model", ""], "`none` for no tracking"),
+    (["--model", "/no/such/folder"], "/no/such/folder"),
+    (["--tracker-model", "no-such-shipped-model"], "no-such-shipped-model"),
+    (["--device", "tpu"], "tpu"),
+    (["--out", "/dev/null/x"], "/dev/null/x"),
+]
+
+
+@pytest.mark.parametrize(("options", "named"), BAD_INPUT)
+def test_bad_input_is_one_line_and_exit_status_2(replay, capsys, monkeypatch, tmp_path, options, named):
+    monkeypatch.chdir(tmp_path)
+    status, _ = replay(*options)
+    error = capsys.readouterr().err
+    told = [line for line in error.splitlines() if "random weights" not in line]
+    assert status == 2
+    assert len(told) == 1
+    assert named in told[0]
+
+
+@pytest.mark.parametrize("name", ["a.mcap", "a.db3"])
+def test_a_broken_bag_is_exit_status_2(replay, tmp_path, capsys, name):
+    replay.bag = tmp_path / name
+    replay.bag.write_bytes(b"no recording")
+    assert replay()[0] == 2
+    assert name in capsys.readouterr().err
+
+
+def entry(**fields: object) -> QuestionEntry:
+    """A question of the file."""
+    return QuestionEntry(1, "q1", "What?", ("square",), **fields)  # type: ignore[arg-type]
+
+
+def asked_at(question: QuestionEntry, stamps: list[int]) -> list[int]:
+    """The stamps at which it is due."""
+    schedule = Schedule([], [question])
+    return [stamp for index, stamp in enumerate(stamps) if schedule.questions_due(index, stamp)]
+
+
+def test_a_repeated_question_keeps_its_beat_and_never_catches_up():
+    question = entry(when=When(frame=0), every_ns=100)
+    assert asked_at(question, [1000, 1090, 1110, 1200, 1290, 1300]) == [1000, 1110, 1200, 1300]
+    assert asked_at(question, [1000, 1550, 1560, 1600]) == [1000, 1550, 1600], "a gap asks once"
+
+
+def test_a_question_without_repetition_is_asked_once():
+    assert asked_at(entry(when=When(after_ns=150)), [1000, 1100, 1200, 1300]) == [1200]
+    assert asked_at(entry(), [1000, 1100]) == []
