@@ -2,8 +2,8 @@
 """Start the node on a recording: `ros2 launch pixelrefer_ros replay.launch.py bag:=... image_topic:=...`.
 
 Takes every argument of pixelrefer.launch.py too. The node follows the recording's clock, and stays when the
-recording has ended, so that its last pictures can still be asked about. The recording keeps its pace and frames
-may be dropped, as with a camera; `pixelrefer replay` looks at every frame.
+recording has ended, so that its last pictures can still be asked about. The recording keeps its pace and may
+outrun the node, as a camera would; `pixelrefer replay` looks at every frame.
 """
 
 from launch import LaunchContext, LaunchDescription

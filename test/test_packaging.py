@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The package as it is installed: one version, one direction of imports, pins, programs, pages."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+import pixelrefer_ros
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "pixelrefer_ros"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+NO_ROS = {"rclpy", "launch", "launch_ros", "ament_index_python", "sensor_msgs", "std_msgs", "geometry_msgs"}
+# What each room may import of the others. types, errors and parameters hold no behaviour: everybody may.
+ROOM_IMPORTS = {
+    "runtime": set(),
+    "images": set(),
+    "model": {"runtime"},
+    "tracking": {"runtime"},
+    "perception": {"model", "tracking", "runtime"},
+}
+
+
+def load_file(path: Path) -> ModuleType:
+    """Import a file that lies outside the package."""
+    spec = importlib.util.spec_from_file_location(path.name.split(".")[0], path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def imported_modules(path: Path) -> Iterator[str]:
+    """Every module that a file imports, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def pins(name: str) -> dict[str, str]:
+    """Package to version of a requirements file (of the line for this Python, if there are several)."""
+    text = (ROOT / "requirements" / name).read_text(encoding="utf-8")
+    lines = [line.split(" #")[0].strip() for line in text.splitlines()]
+    found = [re.match(r"([\w.\[\]-]+)==([\w.]+)(;.*)?$", line) for line in lines if line and line[0] != "#"]
+    assert all(found), f"{name}: every line is a package, == and a version"
+    return {match[1].lower(): match[2] for match in found if match}
+
+
+def test_package_xml_and_changelog_name_the_version_of_the_package() -> None:
+    manifest = ElementTree.parse(ROOT / "package.xml").getroot()  # noqa: S314 (our own file)
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert manifest.findtext("version") == pixelrefer_ros.__version__
+    assert newest is not None and newest[1] == pixelrefer_ros.__version__
+
+
+def test_package_xml_names_every_package_that_cmake_and_messages_use() -> None:
+    manifest = ElementTree.parse(ROOT / "package.xml").getroot()  # noqa: S314 (our own file)
+    named = {element.text for element in manifest if element.tag.endswith("depend")}
+    cmake = set(re.findall(r"find_package\((\w+)", (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")))
+    files = [path for folder in ("msg", "srv", "action") for path in (ROOT / folder).iterdir()]
+    types = {match for path in files for match in re.findall(r"^(\w+)/", path.read_text(), re.MULTILINE)}
+    assert cmake - named == set()
+    assert types - named - {"pixelrefer_ros"} == set()
+
+
+def test_only_the_ros_room_imports_ros() -> None:
+    imports = {
+        path.relative_to(PACKAGE): {name.split(".")[0] for name in imported_modules(path)} & NO_ROS
+        for path in SOURCES
+        if path.relative_to(PACKAGE).parts[0] != "ros"
+    }
+    assert {str(path): names for path, names in imports.items() if names} == {}
+
+
+@pytest.mark.parametrize("room", ROOM_IMPORTS)
+def test_imports_point_one_way(room: str) -> None:
+    rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
+    wrong = {
+        f"{path.relative_to(PACKAGE)} imports {name}"
+        for path in (PACKAGE / room).rglob("*.py")
+        for name in imported_modules(path)
+        if name.startswith("pixelrefer_ros.") and name.split(".")[1] in rooms - ROOM_IMPORTS[room] - {room}
+    }
+    assert wrong == set()
+
+
+@pytest.mark.parametrize("module", ["perception", "offline", "cli"])
+def test_the_core_is_imported_with_no_ros(module: str) -> None:
+    # A name that is None in sys.modules cannot be imported.
+    code = f"import sys; sys.modules.update(dict.fromkeys({sorted(NO_ROS)})); import pixelrefer_ros.{module}"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_every_source_file_names_its_licence_first_and_stays_short() -> None:
+    lines = {path: path.read_text(encoding="utf-8").splitlines() for path in SOURCES}
+    unlicensed = [
+        path for path, text in lines.items() if text[:1] != ["# SPDX-License-Identifier: Apache-2.0"]
+    ]
+    assert unlicensed == []
+    assert {str(path): len(text) for path, text in lines.items() if len(text) > 300} == {}
+
+
+def test_every_requirement_is_pinned_and_pip_gets_all_of_the_core() -> None:
+    for name in ("core.txt", "ros.txt", "test.txt", "demo.txt", "cmake.txt", "constraints.txt"):
+        assert pins(name)
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    listed = re.search(r"^dependencies = \[(.*?)^\]", project, re.MULTILINE | re.DOTALL)
+    assert listed is not None
+    assert {name.lower() for name in re.findall(r'"([\w-]+)>=', listed[1])} == set(pins("core.txt"))
+
+
+def test_a_wheel_holds_every_module_and_the_command(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    skipped = shutil.ignore_patterns("__pycache__", "built")
+    for room in ("pixelrefer_ros", "export", "engines"):
+        shutil.copytree(ROOT / room, source / room, ignore=skipped)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*build, "-w", str(tmp_path), str(source)], check=True, stdin=subprocess.DEVNULL)
+
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name.startswith(f"pixelrefer_ros-{pixelrefer_ros.__version__}-py3-none-any")
+    with zipfile.ZipFile(wheel) as archive:
+        held = set(archive.namelist())
+        (entry,) = [name for name in held if name.endswith("entry_points.txt")]
+        assert "pixelrefer = pixelrefer_ros.cli:main" in archive.read(entry).decode()
+    expected = {str(path.relative_to(ROOT)) for path in SOURCES}
+    expected |= {f"pixelrefer_ros/{room}/__init__.py" for room in ("export", "engines")}
+    assert expected - held == set()
+    assert {name.split("/")[0] for name in held if not name.split("/")[0].endswith(".dist-info")} == {
+        "pixelrefer_ros"
+    }
+
+
+@pytest.mark.parametrize(
+    ("present", "said"),
+    [
+        (["python3", "make"], "C++ compiler is missing: install"),
+        (["c++", "make"], "python3 is missing: install Python 3.10 to 3.13"),
+        (["python3", "c++"], "make is missing: install"),
+    ],
+)
+def test_what_a_machine_lacks_is_one_line(tmp_path: Path, present: list[str], said: str) -> None:
+    for name in ["bash", "uname", "dirname", *present]:
+        (tmp_path / name).symlink_to(sys.executable if name == "python3" else shutil.which(name) or "")
+    unset = ("CXX", "ROS_DISTRO", "AMENT_PREFIX_PATH")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    check = subprocess.run(
+        [str(tmp_path / "bash"), "tools/check_machine.sh", "python3"],
+        cwd=ROOT,
+        env={**environment, "PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert check.returncode == 1
+    assert len(check.stderr.splitlines()) == 1 and said in check.stderr
+
+
+def test_the_launch_parameter_file_holds_the_defaults_of_the_schema() -> None:
+    from pixelrefer_ros.parameters import SCHEMA, check_parameters
+
+    given = yaml.safe_load((ROOT / "config/pixelrefer.yaml").read_text(encoding="utf-8"))["/**"][
+        "ros__parameters"
+    ]
+    check_parameters(given)
+    defaults = {parameter.name: parameter.default for parameter in SCHEMA}
+    assert given == {name: defaults[name] for name in given}
+
+
+def test_the_message_reference_is_up_to_date() -> None:
+    generator = load_file(ROOT / "tools/generate_messages_doc.py")
+    page = (ROOT / "docs/messages.md").read_text(encoding="utf-8")
+    assert page == generator.render_page(), "run `make docs`"
+
+
+def test_a_comment_of_a_message_speaks_of_the_lines_below_it() -> None:
+    generator = load_file(ROOT / "tools/generate_messages_doc.py")
+    (part,) = generator.read_parts(
+        "# All of it.\n\nuint8 A=1 # one\n\n# Both.\nint8 b\nint8[<=3] c\n\nint8 d\n"
+    )
+    assert part.about == ["All of it."]
+    assert [(row.type, row.name, row.value, row.meaning) for row in part.rows] == [
+        ("uint8", "A", "1", "one"),
+        ("int8", "b", "", "Both."),
+        ("int8[<=3]", "c", "", "Both."),
+        ("int8", "d", "", ""),
+    ]
+
+
+@pytest.mark.ros
+def test_the_built_package_has_messages_programs_and_launch_files() -> None:
+    pytest.importorskip("rclpy")
+    from ament_index_python import get_package_prefix, get_package_share_directory
+    from pixelrefer_ros.action import Ask
+    from pixelrefer_ros.msg import Answer
+
+    share = Path(get_package_share_directory("pixelrefer_ros"))
+    programs = Path(get_package_prefix("pixelrefer_ros")) / "lib/pixelrefer_ros"
+    assert Ask.Result().answer == Answer()
+    assert all(os.access(programs / name, os.X_OK) for name in ("pixelrefer_node", "pixelrefer"))
+    expected = ["launch/pixelrefer.launch.py", "launch/replay.launch.py", "config/fastdds_images.xml"]
+    assert [name for name in expected if not (share / name).is_file()] == []
+
+
+@pytest.mark.parametrize("name", ["pixelrefer.launch.py", "replay.launch.py"])
+def test_launch_files_describe_their_arguments(name: str) -> None:
+    pytest.importorskip("launch_ros")
+    description = load_file(ROOT / "launch" / name).generate_launch_description()
+    arguments = {argument.name for argument in description.get_launch_arguments()}
+    expected = {"model", "tracker_model", "image_topic", "namespace", "backend", "params_file", "autostart"}
+    assert expected - arguments == set()
