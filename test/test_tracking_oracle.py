@@ -53,7 +53,7 @@ def region(kind: str, object_id: int) -> Region:
 
 
 def logits_of(tracker: StreamTracker, object_id: int) -> torch.Tensor:
-    return next(item.logits for item in tracker._objects if item.object_id == object_id)
+    return tracker._session.followed(object_id).logits
 
 
 def worst(tracker: StreamTracker, logits: dict[int, torch.Tensor]) -> float:
@@ -153,7 +153,7 @@ def test_wrong_memory_would_be_seen_by_the_tolerance(tracker: StreamTracker) -> 
         features = tracker._features(frames[7])
         results = []
         for back in (0, 1, 6):
-            recall = tracker._bank.recall([0], [1], [back])
+            recall = tracker._session.bank.recall([0], [1], [back])
             results.append(
                 tracker._sam2.propagate(tracker._sam2.with_memory(features, recall), features).logits
             )

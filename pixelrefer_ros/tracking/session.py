@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state of a stream: the objects, their memory, and what a frame does to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pixelrefer_ros.tracking.followed import Followed, joined
+from pixelrefer_ros.tracking.frame_order import FrameKey, FrameOrder, frame_key
+from pixelrefer_ros.tracking.masks import mask_at_frame_size, mask_box
+from pixelrefer_ros.tracking.prompts import MAX_POINTS, MaskPrompt, PointPrompt, check_frame
+from pixelrefer_ros.tracking.sam2 import Decoded, Features, Sam2
+from pixelrefer_ros.tracking.states import StateRules, Visibility
+from pixelrefer_ros.types import Frame, Mask, Track, TrackState
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Given:
+    """N objects' result on their prompt frame; ``masks`` where the user drew them, else ``points``."""
+
+    decoded: Decoded
+    points: Sequence[PointPrompt] | None = None
+    masks: Sequence[Mask] | None = None
+    model_masks: Tensor | None = None
+
+
+class Session:
+    """Objects on the rows of a memory bank; see `StreamTracker` for what it means.
+
+    Attributes:
+        bank: row i belongs to the i-th of ``object_ids``.
+    """
+
+    def __init__(self, sam2: Sam2, rules: StateRules) -> None:
+        """Start with no object."""
+        self._sam2 = sam2
+        self._rules = rules
+        self._objects: list[Followed] = []
+        self._order = FrameOrder()
+        self._number = 0  # of the newest frame
+        self.bank = sam2.new_bank()
+
+    @property
+    def object_ids(self) -> tuple[int, ...]:
+        """The objects, oldest first."""
+        return tuple(item.object_id for item in self._objects)
+
+    def followed(self, object_id: int) -> Followed:
+        """What is kept of an object that is followed."""
+        return self._objects[self.object_ids.index(object_id)]
+
+    def refinable(self, object_id: int) -> bool:
+        """Whether an object is followed and has a mask that points can refine."""
+        known = object_id in self.object_ids
+        return known and self.followed(object_id).visibility.state == TrackState.TRACKED
+
+    def remove(self, object_id: int) -> None:
+        """Forget an object that is followed."""
+        row = self.object_ids.index(object_id)
+        self.bank.remove(row)
+        del self._objects[row]
+
+    def clear(self) -> None:
+        """Forget every object; frames stay counted."""
+        self._objects.clear()
+        self.bank = self._sam2.new_bank()
+
+    def count(self, frame: Frame) -> None:
+        """One more frame is processed."""
+        self._number = self._order.process(frame.stamp_ns)
+
+    def due(self, key: FrameKey) -> list[int]:
+        """Rows of the objects that must be decoded in a frame: all without a result that are searched."""
+        searching = self._rules.find_again_score is not None
+        return [
+            row
+            for row, item in enumerate(self._objects)
+            if item.key != key and (searching or item.visibility.state != TrackState.LOST)
+        ]
+
+    def tracks(self, frame: Frame) -> list[Track]:
+        """Every object's track, once those that are due were propagated."""
+        key = frame_key(frame)
+        for item in self._objects:
+            if item.key != key:  # LOST and not searched for
+                item.key = key
+                item.report(0.0, np.zeros(check_frame(frame.rgb), np.bool_), None, 0)
+        return [item.track for item in self._objects]
+
+    def propagate(self, frame: Frame, features: Features, rows: Sequence[int]) -> None:
+        """Decode objects from their memory, and remember what was decoded."""
+        items = [self._objects[row] for row in rows]
+        for item in items:
+            if not item.first_distance:
+                item.first_distance = max(self._number - item.prompt_place, 1)
+        recall = self.bank.recall(rows, [item.first_distance for item in items], [0] * len(rows))
+        decoded = self._sam2.propagate(self._sam2.with_memory(features, recall), features)
+        self.bank.push(rows, self._sam2.remember_tracked(features, decoded), decoded.pointer)
+        height, width = check_frame(frame.rgb)
+        for i, (item, logits, score) in enumerate(zip(items, *_on_host(decoded), strict=True)):
+            mask, box, area = mask_at_frame_size(logits, height, width)
+            visible = self._rules.visible(score, area, mask.size)
+            item.visibility.observed(visible, score, frame.stamp_ns, self._rules)
+            item.stamps.append(frame.stamp_ns)
+            item.key, item.logits = frame_key(frame), decoded.logits[i]
+            item.report(score, mask, box, area)
+
+    def prompt(
+        self, frame: Frame, features: Features, asked: Mapping[int, PointPrompt | MaskPrompt]
+    ) -> dict[int, Track]:
+        """Prompt different objects on one frame, alike prompts as one batch; return their tracks."""
+        masks: dict[int, Mask] = {}
+        starts: dict[int, dict[int, PointPrompt]] = {}
+        for object_id, prompt in asked.items():
+            if isinstance(prompt, MaskPrompt):
+                masks[object_id] = prompt.mask
+            elif not prompt.is_box and self.refinable(object_id):
+                self._start(frame, features, [object_id], self._refined(frame, features, object_id, prompt))
+            else:
+                starts.setdefault(len(prompt.labels), {})[object_id] = prompt
+        size = check_frame(frame.rgb)
+        for batch in starts.values():
+            points, plain = list(batch.values()), self._sam2.without_memory(features)
+            decoded = self._sam2.point_at(plain, features, points, size, first=True)
+            self._start(frame, features, list(batch), _Given(decoded, points))
+        if masks:
+            given = list(masks.values())
+            decoded, model_masks = self._sam2.take_masks(features, given)
+            self._start(frame, features, list(masks), _Given(decoded, None, given, model_masks))
+        return {object_id: self.followed(object_id).track for object_id in asked}
+
+    def _refined(self, frame: Frame, features: Features, object_id: int, prompt: PointPrompt) -> _Given:
+        """Correct a TRACKED object by points."""
+        row, key = self.object_ids.index(object_id), frame_key(frame)
+        item, size = self._objects[row], check_frame(frame.rgb)
+        first = key == item.prompt_key
+        if first:
+            prompt = joined(item.points, prompt, MAX_POINTS)
+            conditioned = self._sam2.without_memory(features)
+        else:
+            distance = item.first_distance or max(self._order.place(frame.stamp_ns) - item.prompt_place, 1)
+            recall = self.bank.recall([row], [distance], [item.frames_at_or_after(frame.stamp_ns)])
+            conditioned = self._sam2.with_memory(features, recall)
+        if key == item.key:
+            previous = item.logits[None]
+        else:
+            previous = self._sam2.propagate(conditioned, features).logits
+        decoded = self._sam2.point_at(conditioned, features, [prompt], size, first=first, previous=previous)
+        return _Given(decoded, [prompt])
+
+    def _start(self, frame: Frame, features: Features, object_ids: Sequence[int], given: _Given) -> None:
+        """Make this the prompt frame of objects, new or known, and forget what they remembered."""
+        memory = self._sam2.remember_prompted(features, given.decoded, given.model_masks)
+        height, width = check_frame(frame.rgb)
+        key, place = frame_key(frame), self._order.place(frame.stamp_ns)
+        rows = []
+        for i, (object_id, logits, score) in enumerate(
+            zip(object_ids, *_on_host(given.decoded), strict=True)
+        ):
+            if given.masks is not None:  # the user's own mask, to the pixel
+                mask = given.masks[i].copy()
+                box, area, visible = mask_box(mask), int(np.count_nonzero(mask)), True
+            else:
+                mask, box, area = mask_at_frame_size(logits, height, width)
+                visible = self._rules.visible(score, area, mask.size)
+            item = Followed(
+                object_id=object_id,
+                prompt_key=key,
+                prompt_place=place,
+                points=given.points[i] if given.points is not None else None,
+                key=key,
+                logits=given.decoded.logits[i],
+                visibility=Visibility.prompted(visible, frame.stamp_ns),
+            )
+            item.report(score, mask, box, area)
+            rows.append(self._row_for(item))
+        self.bank.start(rows, memory, given.decoded.pointer)
+
+    def _row_for(self, item: Followed) -> int:
+        """Put an object in its place, a new one in a new row."""
+        if item.object_id in self.object_ids:
+            row = self.object_ids.index(item.object_id)
+            self._objects[row] = item
+            return row
+        self._objects.append(item)
+        return self.bank.add()
+
+
+def _on_host(decoded: Decoded) -> tuple[NDArray[np.float32], list[float]]:
+    """Mask logits and object probabilities on the CPU: one copy for all objects."""
+    return decoded.logits.cpu().numpy(), decoded.score.sigmoid().cpu().tolist()
