@@ -6,11 +6,13 @@
 
 from pixelrefer_ros.offline.bags import ImageBag, image_topics, read_frames, write_image_bag
 from pixelrefer_ros.offline.files import QuestionEntry, RegionEntry, When, read_questions, read_regions
+from pixelrefer_ros.offline.video import VideoWriter
 
 __all__ = [
     "ImageBag",
     "QuestionEntry",
     "RegionEntry",
+    "VideoWriter",
     "When",
     "image_topics",
     "read_frames",
