@@ -184,8 +184,8 @@ def _check_region_token(folder: Path, config: PixelReferConfig, tokenizer: ChatT
         )
     if config.region_token_id != tokenizer.region_id:
         raise CheckpointError(
-            f"{folder}: region_token_index is {config.region_token_id} in config.json, but the tokenizer's <REGION> "
-            f"is {tokenizer.region_id}: the tokenizer belongs to another model"
+            f"{folder}: region_token_index is {config.region_token_id} in config.json, "
+            f"but the tokenizer's <REGION> is {tokenizer.region_id}: the tokenizer belongs to another model"
         )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small random PixelRefer-Lite in the released layout: for tests, demos and timing without the real weights."""
+"""A small random PixelRefer-Lite in the released layout: for tests and demos without the real weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from transformers import Qwen2ForCausalLM, VideoLlama3VisionModel
 
 from pixelrefer_ros.model.checkpoint import EMBEDDINGS, HEAD, REGION_PREFIX
-from pixelrefer_ros.model.config import MODEL_TYPE, PATCH, PositionReading, read_config
+from pixelrefer_ros.model.config import MODEL_TYPE, PATCH, PixelReferConfig, PositionReading, read_config
 from pixelrefer_ros.model.object_encoder import ObjectEncoder
 from pixelrefer_ros.model.tiny_tokenizer import write_tiny_tokenizer
 from pixelrefer_ros.model.vision_config import VISION_PREFIX, vision_config
@@ -45,8 +45,10 @@ def write_tiny_checkpoint(
     Args:
         folder: made if it does not exist.
         seed: of the weights.
-        vision_layers, vision_width: of the vision encoder (4 heads; the width a multiple of 16).
-        language_layers, language_width: of the language model (4 heads, 2 for keys and values).
+        vision_layers: of the vision encoder.
+        vision_width: of the vision encoder, which has 4 heads; a multiple of 16.
+        language_layers: of the language model.
+        language_width: of the language model, which has 4 heads, 2 of them for keys and values.
         mask_num: n, the object tokens of a region.
         context_length: positions of the language model.
         position_reading: written to the config.
@@ -91,9 +93,8 @@ def write_tiny_checkpoint(
     return folder
 
 
-def _random_weights(folder: Path, fields: dict[str, Any], seed: int) -> Iterator[tuple[str, torch.Tensor]]:
-    vision = vision_config(folder / "config.json", fields["vision_config"])
-    config = read_config(folder, fields, vision)
+def released_shapes(config: PixelReferConfig) -> dict[str, torch.Size]:
+    """Every tensor of a released checkpoint of this configuration: key to shape, in the order of the keys."""
     with torch.device("meta"):
         modules = {
             VISION_PREFIX: VideoLlama3VisionModel(config.vision),
@@ -107,19 +108,24 @@ def _random_weights(folder: Path, fields: dict[str, Any], seed: int) -> Iterator
         for prefix, module in modules.items()
         for name, value in module.state_dict().items()
     }
-    if fields["tie_word_embeddings"]:
+    if config.language.tie_word_embeddings:
         shapes.pop(HEAD, None)
     # Present in released checkpoints, and not needed: a loader must leave them alone.
     width, language = config.vision.hidden_size, config.language.hidden_size
     shapes[REGION_PREFIX + "mask_embedding.weight"] = torch.Size((width, 1, 1, 1))
     shapes["model.mm_projector.readout.0.weight"] = torch.Size((language, width))
+    return dict(sorted(shapes.items()))
+
+
+def _random_weights(folder: Path, fields: dict[str, Any], seed: int) -> Iterator[tuple[str, torch.Tensor]]:
+    config = read_config(folder, fields, vision_config(folder / "config.json", fields["vision_config"]))
     generator = torch.Generator().manual_seed(seed)
-    for key in sorted(shapes):
-        random = torch.randn(shapes[key], generator=generator)
+    for key, shape in released_shapes(config).items():
+        random = torch.randn(shape, generator=generator)
         norm = "norm" in key or ".ln_" in key
         if key == EMBEDDINGS:
             # Tied to the head, wide embeddings would make the model repeat its last token for ever.
-            yield key, (2 * _SPREAD if fields["tie_word_embeddings"] else 1) * random
+            yield key, (2 * _SPREAD if config.language.tie_word_embeddings else 1) * random
         elif norm and key.endswith("weight"):
             yield key, 1 + _SPREAD * random
         else:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from pixelrefer_ros.errors import BadQuestion, CheckpointError
 from pixelrefer_ros.model.prompt import REGION_TOKEN, TURN_END, TURN_START
@@ -65,7 +65,7 @@ class ChatTokenizer:
         """Ids of a prompt made by `chat_pieces`.
 
         Raises:
-            BadQuestion: the question itself spells ``<REGION>`` and the tokenizer cannot read it as plain text.
+            BadQuestion: the question spells ``<REGION>``, and the tokenizer cannot read it as plain text.
         """
         ids: list[int] = []
         with self._lock:
@@ -112,11 +112,11 @@ def _load(folder: Path) -> PreTrainedTokenizerBase:
         raise CheckpointError(
             f"{folder} has no tokenizer.json: copy the tokenizer's files into the checkpoint's folder"
         )
+    # Not AutoTokenizer: it reads config.json, whose model_type transformers does not know.
+    complete = (folder / "tokenizer.json").is_file()
+    kind = PreTrainedTokenizerFast if complete else Qwen2Tokenizer
     try:
-        # The config given stands for config.json, whose model_type transformers does not know.
-        return AutoTokenizer.from_pretrained(
-            folder, config=Qwen2Config(), local_files_only=True, trust_remote_code=False
-        )
+        return kind.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers and tokenizers raise many unrelated classes here
         raise CheckpointError(f"{folder}: the tokenizer cannot be loaded: {error}") from error
 

@@ -54,8 +54,8 @@ def vision_config(source: Path, given: Mapping[str, Any]) -> VideoLlama3VisionCo
     if "num_attention_heads" not in sizes:
         if sizes.get("hidden_size") != _PUBLISHED_WIDTH:
             raise CheckpointError(
-                f"{source} does not give the vision encoder's num_attention_heads, and it cannot be read from the "
-                f"weights (width {sizes.get('hidden_size')}, not the published {_PUBLISHED_WIDTH}): "
+                f"{source} does not give the vision encoder's num_attention_heads, and it cannot be read "
+                f"from the weights (width {sizes.get('hidden_size')}, not the published {_PUBLISHED_WIDTH}): "
                 'add "vision_config": {"num_attention_heads": ...} to config.json'
             )
         sizes["num_attention_heads"] = _PUBLISHED_HEADS
@@ -88,7 +88,7 @@ def _given(folder: Path, fields: Mapping[str, Any]) -> tuple[Path, dict[str, Any
 def _sizes_of_weights(weights: WeightFiles) -> dict[str, Any]:
     patch = _shape(weights, VISION_PREFIX + "embeddings.patch_embedding.weight", 4)
     fc1 = _shape(weights, VISION_PREFIX + "encoder.layers.0.mlp.fc1.weight", 2)
-    layers = [int(found[1]) for key in weights.keys() if (found := _LAYER.fullmatch(key))]
+    layers = [int(found[1]) for key in weights.names if (found := _LAYER.fullmatch(key))]
     return {
         "hidden_size": patch[0],
         "num_channels": patch[1],
@@ -117,7 +117,8 @@ def _check_sizes(source: Path, config: VideoLlama3VisionConfig) -> None:
             )
     if config.num_channels != 3 or config.patch_size != PATCH:
         raise CheckpointError(
-            f"{source}: {config.num_channels} channels and patches of {config.patch_size}; PixelRefer has 3 and {PATCH}"
+            f"{source}: {config.num_channels} channels and patches of {config.patch_size}; "
+            f"PixelRefer has 3 and {PATCH}"
         )
     # The rotary position splits each head in two axes, and each axis in pairs.
     if config.hidden_size % (4 * config.num_attention_heads):

@@ -50,7 +50,8 @@ class WeightFiles:
         for path in self.files:
             self._read_header(path)
 
-    def keys(self) -> KeysView[str]:
+    @property
+    def names(self) -> KeysView[str]:
         """The names of all tensors."""
         return self._shapes.keys()
 
@@ -70,7 +71,7 @@ class WeightFiles:
                 tensor = file.get_tensor(key)
                 if not tensor.is_floating_point():
                     raise CheckpointError(
-                        f"{path}: {key} is {tensor.dtype}; only float32, float16 and bfloat16 weights can be loaded"
+                        f"{path}: {key} is {tensor.dtype}; only float32, float16 and bfloat16 can be loaded"
                     )
                 # A copy, always: a tensor that stays mapped dies with its file.
                 return tensor.to(device=device, dtype=dtype, copy=True)

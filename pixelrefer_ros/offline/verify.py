@@ -41,7 +41,7 @@ from pixelrefer_ros.runtime import (
     decode,
 )
 
-# Largest absolute error in float32; 0 means equal. Pre-processing is integer work and one resize, so it is exact.
+# Largest absolute error in float32; 0 means equal. Pre-processing is OpenCV on integers, so it is exact.
 TOLERANCES = {
     "crop": 0.0,
     "grid_mask": 0.0,
