@@ -62,17 +62,17 @@ def tiny_config(*, width: int = 128, image_size: int = 128) -> Sam2VideoConfig:
     return config
 
 
-def tiny_sam2(*, seed: int = 0, width: int = 128, image_size: int = 128) -> Sam2VideoModel:
-    """Return a small SAM 2 with random weights, in evaluation mode.
+def randomise(model: Sam2VideoModel, *, seed: int = 0) -> Sam2VideoModel:
+    """Give an untrained SAM 2 random weights with which every part does something; return it.
 
     transformers draws everything from N(0, 0.02), which leaves almost nothing of the picture after a
     few layers. Here every layer gets torch's own initialisation, every table of positions and times
     random values, and the two point embeddings the same table, as in trained models. The object score
     head ends in a bias of `PRESENT_BIAS`, so that objects count as present; its masks mean nothing.
     """
+    model.eval().requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Sam2VideoModel(tiny_config(width=width, image_size=image_size)).eval().requires_grad_(False)
         for module in model.modules():
             if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.LayerNorm)):
                 module.reset_parameters()
@@ -81,21 +81,26 @@ def tiny_sam2(*, seed: int = 0, width: int = 128, image_size: int = 128) -> Sam2
         for name, table in model.named_parameters():
             if name.rsplit(".", 1)[-1] not in ("weight", "bias"):
                 nn.init.normal_(table, std=0.2)
-        for fuser in model.memory_encoder.memory_fuser.layers:
-            nn.init.constant_(fuser.scale, 0.1)
+        place = model.prompt_encoder.shared_embedding.positional_embedding
+        model.shared_image_embedding.positional_embedding.copy_(nn.init.normal_(place))
+    for fuser in model.memory_encoder.memory_fuser.layers:
+        nn.init.constant_(fuser.scale, 0.1)
     for layer in model.memory_attention.layers:
         # Untrained attention is almost uniform: sharpen it and raise its part, so that memory matters.
         layer.cross_attn_image.q_proj.weight.mul_(4)
         layer.cross_attn_image.o_proj.weight.mul_(8)
     for head in model.mask_decoder.output_hypernetworks_mlps:
-        # The features they are multiplied with are nearly all positive: without a mean, masks get both signs,
-        # and so large, logits of a few units like those of trained masks.
+        # The features they are multiplied with are nearly all positive: without a mean, masks get both
+        # signs, and so large, logits of a few units like those of trained masks.
         head.proj_out.weight.sub_(head.proj_out.weight.mean(0)).mul_(40)
         head.proj_out.bias.zero_()
-    place = model.prompt_encoder.shared_embedding.positional_embedding
-    model.shared_image_embedding.positional_embedding.copy_(place)
     model.mask_decoder.pred_obj_score_head.proj_out.bias.fill_(PRESENT_BIAS)
     return model
+
+
+def tiny_sam2(*, seed: int = 0, width: int = 128, image_size: int = 128) -> Sam2VideoModel:
+    """Return a small SAM 2 with the random weights of `randomise`, in evaluation mode."""
+    return randomise(Sam2VideoModel(tiny_config(width=width, image_size=image_size)), seed=seed)
 
 
 def write_tiny_sam2(folder: Path, *, seed: int = 0, width: int = 128, image_size: int = 128) -> Path:
