@@ -55,7 +55,9 @@ def point_at(client: PixelReferClient, name: str, boxes: dict[str, list[int]]) -
     raise TimeoutError(f"{name} did not come into view within {_PATIENCE_S:g} s")
 
 
-def ask(client: PixelReferClient, question: dict[str, Any], ids: dict[str, int], out: TextIO) -> Answer:
+def ask(
+    client: PixelReferClient, question: dict[str, Any], ids: dict[str, int], scene: str, out: TextIO
+) -> Answer:
     """Ask one question, printing the text as it streams, and keep the answer."""
     names = question["objects"]
     about = ", ".join(f"{name} (object {ids[name]})" for name in names)
@@ -77,6 +79,7 @@ def ask(client: PixelReferClient, question: dict[str, Any], ids: dict[str, int],
         flush=True,
     )
     record = {
+        "scene": scene,
         "object_ids": list(answer.question.object_ids),
         "objects": names,
         "question": answer.question.text,
@@ -99,20 +102,21 @@ def main() -> int:
     """Point, ask, report; the exit code says whether every question was answered."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("script", type=Path, help="JSON: boxes by object and stamp, and questions")
-    parser.add_argument("--answers", type=Path, required=True, help="the .jsonl to write")
+    parser.add_argument("--answers", type=Path, required=True, help="the .jsonl to add to")
     parser.add_argument("--node", default="/pixelrefer")
     args = parser.parse_args()
     script = json.loads(args.script.read_text(encoding="utf-8"))
     failed = 0
-    with PixelReferClient(args.node) as client, args.answers.open("w", encoding="utf-8") as out:
+    with PixelReferClient(args.node) as client, args.answers.open("a", encoding="utf-8") as out:
         client.wait_ready(_PATIENCE_S)
+        client.clear()  # of what an earlier agent pointed at
         ids: dict[str, int] = {}
         for question in script["questions"]:
             for name in question["objects"]:
                 if name not in ids:
                     ids[name] = point_at(client, name, script["boxes"][name])
                     print(f"\nagent  points at the {name}: object {ids[name]}", flush=True)
-            answer = ask(client, question, ids, out)
+            answer = ask(client, question, ids, script["scene"], out)
             failed += answer.status.name not in ("OK", "TRUNCATED")
             time.sleep(question.get("pause_s", 0.5))
     print(f"\n{len(script['questions'])} questions, {failed} not answered", flush=True)

@@ -7,7 +7,9 @@ import argparse
 import signal
 import sys
 import threading
+from pathlib import Path
 
+import cv2
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -17,12 +19,14 @@ from sensor_msgs.msg import CompressedImage
 
 from pixelrefer_ros.images import decode_compressed
 from pixelrefer_ros.offline import VideoWriter
+from pixelrefer_ros.types import RgbImage
 
 
 def main() -> int:
     """Record until SIGINT or SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("video", help="the .mp4 or .gif to write")
+    parser.add_argument("--picture", type=Path, help="a .png or .jpg for the last picture")
     parser.add_argument("--topic", default="/pixelrefer/overlay/compressed")
     args = parser.parse_args()
 
@@ -33,11 +37,13 @@ def main() -> int:
     node = Node("demo_recorder")
     executor = SingleThreadedExecutor()
     executor.add_node(node)
+    last: list[RgbImage] = []
     with VideoWriter(args.video) as video:
 
         def write(message: CompressedImage) -> None:
             rgb = decode_compressed(message.data, format=message.format)
             stamp = message.header.stamp
+            last[:] = [rgb]
             video.write(rgb, stamp.sec * 1_000_000_000 + stamp.nanosec)
 
         node.create_subscription(CompressedImage, args.topic, write, qos_profile_sensor_data)
@@ -46,6 +52,8 @@ def main() -> int:
         executor.shutdown()
         node.destroy_node()
         rclpy.try_shutdown()
+    if args.picture and last:
+        cv2.imwrite(str(args.picture), cv2.cvtColor(last[0], cv2.COLOR_RGB2BGR))
     return 0
 
 
