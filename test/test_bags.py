@@ -12,7 +12,7 @@ from rosbags.rosbag2 import Writer
 from rosbags.typesys import Stores, get_typestore
 
 from pixelrefer_ros.errors import InputFileError
-from pixelrefer_ros.offline.bags import ImageBag, image_topics, read_frames, write_image_bag
+from pixelrefer_ros.offline import ImageBag, image_topics, read_frames, write_image_bag
 from pixelrefer_ros.types import Frame
 
 TOPIC = "/camera/image"

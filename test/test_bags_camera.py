@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pixelrefer_ros.offline.bags import write_image_bag
+from pixelrefer_ros.offline import write_image_bag
 from pixelrefer_ros.types import Frame
 
 pytest.importorskip("rclpy")

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
-from types import ModuleType, SimpleNamespace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from rosbags.image import image_to_cvimage
 
 from pixelrefer_ros.errors import ImageError
 from pixelrefer_ros.images import ENCODINGS, bridge, message_to_rgb, to_rgb
@@ -44,37 +45,52 @@ def own(image: SimpleNamespace) -> np.ndarray:
 
 @pytest.fixture(autouse=True)
 def forget():
-    """Every test decides anew whether cv_bridge is there."""
+    """Every test decides anew whether cv_bridge is there; no stand-in is left for the next."""
     bridge._cv_bridge.cache_clear()
     bridge._failed.clear()
     yield
     bridge._cv_bridge.cache_clear()
     bridge._failed.clear()
+    if hasattr(sys.modules.get("cv_bridge"), "calls"):
+        del sys.modules["cv_bridge"]
+
+
+STAND_IN = """
+import os
+from rosbags.image import image_to_cvimage
+
+calls, error, crash = [], None, {crash}
+
+class CvBridge:
+    def imgmsg_to_cv2(self, image, desired_encoding):
+        assert desired_encoding == "rgb8"
+        if crash:
+            os.abort()
+        calls.append(image.encoding)
+        if error is not None:
+            raise error
+        return image_to_cvimage(image, "rgb8")
+"""
+
+
+def install(monkeypatch, folder: Path, text: str) -> None:
+    """A module named cv_bridge, for this process and its children: this platform has none."""
+    (folder / "cv_bridge.py").write_text(text)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "cv_bridge", raising=False)
 
 
 @pytest.fixture
-def stand_in(monkeypatch):
-    """A module named cv_bridge: this platform has none. ``calls`` says what it was asked, ``error`` what it
-    raises."""
-    state = SimpleNamespace(calls=[], error=None)
-
-    class CvBridge:
-        def imgmsg_to_cv2(self, image, desired_encoding):
-            state.calls.append(image.encoding)
-            assert desired_encoding == "rgb8"
-            if state.error is not None:
-                raise state.error
-            return image_to_cvimage(image, "rgb8")
-
-    module = ModuleType("cv_bridge")
-    module.CvBridge = CvBridge
-    monkeypatch.setitem(sys.modules, "cv_bridge", module)
-    return state
+def stand_in(monkeypatch, tmp_path):
+    """``calls`` says what it was asked, ``error`` is what it raises."""
+    install(monkeypatch, tmp_path, STAND_IN.format(crash=False))
+    monkeypatch.setattr(bridge, "_try_in_a_child", lambda: None)  # its own tests are below
+    return importlib.import_module("cv_bridge")
 
 
 @pytest.mark.parametrize("name", sorted(ENCODINGS))
 def test_without_cv_bridge_the_own_codec_answers(name, monkeypatch):
-    monkeypatch.setitem(sys.modules, "cv_bridge", None)
+    monkeypatch.setattr(bridge.importlib.util, "find_spec", lambda _: None)
     np.testing.assert_array_equal(message_to_rgb(message(name)), own(message(name)))
 
 
@@ -113,18 +129,27 @@ def test_a_cv_bridge_that_fails_is_replaced_for_good_and_logged_once(stand_in, c
     assert stand_in.calls == ["bgr8", "mono8"], "other encodings are unaffected"
 
 
-def test_a_cv_bridge_that_does_not_load_is_replaced_and_logged_once(monkeypatch, caplog):
-    module = ModuleType("cv_bridge")
-
-    def broken(_: str) -> None:
-        raise AttributeError("_ARRAY_API not found")
-
-    module.__getattr__ = broken
-    monkeypatch.setitem(sys.modules, "cv_bridge", module)
+@pytest.mark.parametrize(
+    "text",
+    [STAND_IN.format(crash=True), "raise AttributeError('_ARRAY_API not found')", "import no_such_module"],
+)
+def test_a_cv_bridge_that_crashes_or_does_not_load_is_replaced_and_logged_once(
+    text, monkeypatch, tmp_path, caplog
+):
+    install(monkeypatch, tmp_path, text)
+    monkeypatch.setattr(np, "__version__", "2.0.0")  # under NumPy 1 it is trusted not to crash
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             np.testing.assert_array_equal(message_to_rgb(message("bgr8")), own(message("bgr8")))
-    assert len(caplog.records) == 1
+    assert [record.getMessage() for record in caplog.records] == [caplog.records[0].getMessage()]
+    assert "does not work" in caplog.text
+
+
+def test_a_cv_bridge_that_stands_its_trial_is_used(monkeypatch, tmp_path):
+    install(monkeypatch, tmp_path, STAND_IN.format(crash=False))
+    monkeypatch.setattr(np, "__version__", "2.0.0")
+    np.testing.assert_array_equal(message_to_rgb(message("bgr8")), own(message("bgr8")))
+    assert sys.modules["cv_bridge"].calls == ["bgr8"]
 
 
 def test_a_broken_message_is_refused_before_cv_bridge_sees_it(stand_in):

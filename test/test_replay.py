@@ -17,7 +17,8 @@ from rosbags.rosbag2 import Writer
 from pixelrefer_ros.cli import main
 from pixelrefer_ros.errors import EmptyRegion
 from pixelrefer_ros.model_source import load_perception
-from pixelrefer_ros.offline.bags import IMAGE, ros_types, write_image_bag
+from pixelrefer_ros.offline import write_image_bag
+from pixelrefer_ros.offline.bags import IMAGE, ros_types
 from pixelrefer_ros.offline.files import QuestionEntry, When
 from pixelrefer_ros.offline.schedule import Schedule
 from pixelrefer_ros.parameters import check_parameters

@@ -4,7 +4,12 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import importlib.util
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -15,6 +20,7 @@ from pixelrefer_ros.images.raw import to_rgb
 from pixelrefer_ros.types import RgbImage
 
 _log = logging.getLogger(__name__)
+_TRIAL_S = 20.0
 
 # Those cv_bridge converts to rgb8. Not rgb8 itself: cv_bridge copies, a view costs nothing. Not those it has
 # no # conversion for (nv12, nv21, 16UC1, 32FC1, 8UC*): the project's own codec has them everywhere.
@@ -102,17 +108,50 @@ def _suits_cv_bridge(message: ImageMessage) -> bool:
 
 @functools.cache
 def _cv_bridge() -> Callable[..., Any] | None:
-    """``CvBridge().imgmsg_to_cv2``, or None where cv_bridge is absent or does not load."""
-    try:
-        from cv_bridge import CvBridge
-
-        convert: Callable[..., Any] = CvBridge().imgmsg_to_cv2
-    except ModuleNotFoundError:
+    """``CvBridge().imgmsg_to_cv2``, or None where cv_bridge is absent or does not work."""
+    if importlib.util.find_spec("cv_bridge") is None:
         return None
+    try:
+        if int(np.__version__.split(".")[0]) >= 2:
+            _try_in_a_child()
+        convert: Callable[..., Any] = importlib.import_module("cv_bridge").CvBridge().imgmsg_to_cv2
     except Exception as error:  # built against another NumPy or OpenCV, it fails in ways of its own
-        _log.warning("cv_bridge is installed but does not load (%s); using the built-in image codec", error)
+        _log.warning("cv_bridge is installed but does not work (%s); using the built-in image codec", error)
         return None
     return convert
+
+
+_TRIAL = """
+from types import SimpleNamespace
+from cv_bridge import CvBridge
+image = SimpleNamespace(encoding="bgr8", width=2, height=1, step=6, is_bigendian=0, data=bytes(range(6)))
+assert CvBridge().imgmsg_to_cv2(image, desired_encoding="rgb8").tolist() == [[[2, 1, 0], [5, 4, 3]]]
+"""
+
+
+def _try_in_a_child() -> None:
+    """Convert one image in a process of its own.
+
+    A cv_bridge built for NumPy 1 can be imported under NumPy 2 and crashes the process when it is used.
+
+    Raises:
+        RuntimeError: it crashed, hung or gave wrong pixels.
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-c", _TRIAL]
+    try:
+        done = subprocess.run(  # noqa: S603 - this interpreter, on the text above
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_TRIAL_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise RuntimeError(f"trying it under NumPy {np.__version__} failed: {error}") from error
+    if done.returncode:
+        raise RuntimeError(f"under NumPy {np.__version__} a trial ended with status {done.returncode}")
 
 
 def _bridged(convert: Callable[..., Any], message: ImageMessage) -> RgbImage | None:
