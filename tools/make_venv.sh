@@ -36,8 +36,9 @@ else
   kept=requirements
   files+=(-r requirements/ros.txt)
   # Old CMakes cannot list imported targets (tools/fix_imported.cmake); 4 refuses what the wheels ask for.
-  version=$(cmake --version 2> /dev/null | sed -n '1s/[^0-9]*\([0-9]*\.[0-9]*\).*/\1/p')
-  if [ "$(printf '%s\n' 3.21 "${version:-0}" | sort -V | tail -1)" = 3.21 ] || [ "${version%%.*}" -ge 4 ]; then
+  version=$({ cmake --version 2> /dev/null || true; } | sed -nE '1s/[^0-9]*([0-9]+\.[0-9]+).*/\1/p')
+  version=${version:-0.0}
+  if [ "${version%.*}" -ne 3 ] || [ "${version#*.}" -lt 21 ]; then
     files+=(-r requirements/cmake.txt)
   fi
 fi
