@@ -71,8 +71,10 @@ def ask(
 
     more = {key: question[key] for key in ("frames", "history_s", "max_tokens") if key in question}
     answer = client.ask(question["text"], [ids[name] for name in names], on_text=stream, **more)
+    # The last pieces may arrive with the answer itself, which is stripped of outer spaces.
+    rest = answer.text[len(printed.lstrip()) :].replace("\n", " ")
     print(
-        f"\n       {answer.status.name} · object {', '.join(map(str, answer.question.object_ids))}"
+        f"{rest}\n       {answer.status.name} · object {', '.join(map(str, answer.question.object_ids))}"
         f" · image {answer.stamp_ns / 1e9:.3f} s · first token {answer.time_to_first_token_s * 1e3:.0f} ms"
         f" · {answer.total_time_s * 1e3:.0f} ms · confidence {answer.confidence:.2f}"
         + (f"\n       {answer.error}" if answer.error else ""),
