@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shapes world: short videos drawn from a seed, with exact masks, and questions whose answers are known.
+
+NumPy and OpenCV only. A scene is its seed; everything follows from it, in every process the same.
+"""
+
+from pixelrefer_ros.training.world.casting import FRAME_SIZES, Occlusion, SceneSettings, cast_scene
+from pixelrefer_ros.training.world.examples import Example, scene_examples
+from pixelrefer_ros.training.world.facts import Fact, Facts, Score, parse, score
+from pixelrefer_ros.training.world.questions import KINDS, REGION, ROWS, Row
+from pixelrefer_ros.training.world.rendering import EPOCH_NS, Layers, Renderer
+from pixelrefer_ros.training.world.scene import BoardSpec, Look, ObjectSpec, Scene
+from pixelrefer_ros.training.world.sight import Sight
+from pixelrefer_ros.training.world.splits import SEED_RANGES, SEEN, UNSEEN, Split, scene_seeds, split_of
+from pixelrefer_ros.training.world.vocabulary import (
+    COLORS,
+    COMBINATIONS,
+    MOTIONS,
+    SHAPES,
+    SIZES,
+    SURFACES,
+    Combination,
+)
+
+__all__ = [
+    "COLORS",
+    "COMBINATIONS",
+    "EPOCH_NS",
+    "FRAME_SIZES",
+    "KINDS",
+    "MOTIONS",
+    "REGION",
+    "ROWS",
+    "SEED_RANGES",
+    "SEEN",
+    "SHAPES",
+    "SIZES",
+    "SURFACES",
+    "UNSEEN",
+    "BoardSpec",
+    "Combination",
+    "Example",
+    "Fact",
+    "Facts",
+    "Layers",
+    "Look",
+    "ObjectSpec",
+    "Occlusion",
+    "Renderer",
+    "Row",
+    "Scene",
+    "SceneSettings",
+    "Score",
+    "Sight",
+    "Split",
+    "cast_scene",
+    "parse",
+    "scene_examples",
+    "scene_seeds",
+    "score",
+    "split_of",
+]

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a scene to examples: pictures, regions, a question, its answer and the facts in it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pixelrefer_ros.training.world.casting import SceneSettings, cast_scene
+from pixelrefer_ros.training.world.course import choose_views
+from pixelrefer_ros.training.world.facts import Facts, Score, parse, score
+from pixelrefer_ros.training.world.questions import KINDS, Asking, Draft, Row, Views
+from pixelrefer_ros.training.world.questions.honest import BARELY_SEEN
+from pixelrefer_ros.training.world.rendering import Renderer
+from pixelrefer_ros.training.world.sight import Sight
+from pixelrefer_ros.types import Frame, Mask
+
+VIDEO_VIEWS = (6, 8)
+"""Fewest and most frames that a question about a video asks for."""
+MIN_WINDOW = 0.6
+"""Share of the clip that a question about a video looks at, at least."""
+
+_TRIES = 12
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Example:
+    """One question with everything needed to ask it, and to judge the answer.
+
+    Attributes:
+        question: with one ``<region>`` per region, in order.
+        answer: a right one.
+        kind: which of `KINDS`.
+        facts: what a right answer states; see `pixelrefer_ros.training.world.facts`.
+        known: what else is true.
+        frames: the pictures looked at, in time order; all the regions are seen in all of them.
+        masks: per region, per frame: the visible mask, (H, W) bool.
+        times_s: per frame, from the first one; (None,) for a single picture.
+        scene_seed: the scene it is of.
+        frame_indices: of `frames` in the scene.
+        objects: the scene's numbers of the regions.
+    """
+
+    question: str
+    answer: str
+    kind: str
+    facts: Facts
+    known: Facts
+    frames: tuple[Frame, ...]
+    masks: tuple[tuple[Mask, ...], ...]
+    times_s: tuple[float | None, ...]
+    scene_seed: int
+    frame_indices: tuple[int, ...]
+    objects: tuple[int, ...]
+
+    @property
+    def row(self) -> Row:
+        """The row of the table of scores."""
+        return KINDS[self.kind].row
+
+    def judge(self, answer: str) -> Score:
+        """Scores any answer to this question."""
+        return score(parse(answer), self.facts, self.known)
+
+    def digest(self) -> str:
+        """Hex SHA-256 over everything: words, pixels, masks and times."""
+        digest = hashlib.sha256()
+        digest.update(
+            repr((self.question, self.answer, self.kind, sorted(self.facts), self.times_s)).encode()
+        )
+        for frame in self.frames:
+            digest.update(frame.rgb.tobytes())
+        for of_region in self.masks:
+            for mask in of_region:
+                digest.update(np.packbits(mask).tobytes())
+        return digest.hexdigest()
+
+
+def scene_examples(
+    seed: int,
+    count: int,
+    *,
+    settings: SceneSettings | None = None,
+    kinds: Sequence[str] = tuple(KINDS),
+) -> Iterator[Example]:
+    """Examples of one scene, ``count`` or fewer where it offers no more; the same for the same arguments.
+
+    Args:
+        seed: the scene; see `scene_seeds`.
+        count: how many to ask for.
+        settings: what kind of scene.
+        kinds: which kinds of question.
+    """
+    sight = Sight(Renderer(cast_scene(seed, settings)))
+    rng = np.random.default_rng([seed, 2])
+    for kind, draft in _drafts(rng, sight, count, kinds):
+        yield _drawn(sight, kind, draft)
+
+
+def _drafts(
+    rng: np.random.Generator, sight: Sight, count: int, kinds: Sequence[str]
+) -> Iterator[tuple[str, Draft]]:
+    weights = np.array([KINDS[kind].weight for kind in kinds])
+    asked: set[str] = set()
+    found = 0
+    for _ in range(count * _TRIES):
+        if found == count:
+            return
+        kind = kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
+        number = int(rng.integers(len(sight.scene.objects)))
+        views = _views(rng, sight, number, KINDS[kind].views)
+        draft = None if views is None else KINDS[kind].make(Asking(rng, sight, number, views))
+        if draft is None or repr((draft.question, draft.objects)) in asked:
+            continue
+        asked.add(repr((draft.question, draft.objects)))
+        found += 1
+        yield kind, draft
+
+
+def _views(rng: np.random.Generator, sight: Sight, number: int, wanted: Views) -> tuple[int, ...] | None:
+    frames = sight.scene.frames
+    if wanted == "video":
+        count = int(rng.integers(VIDEO_VIEWS[0], VIDEO_VIEWS[1] + 1))
+        shortest = max(count, int(np.ceil(MIN_WINDOW * frames)))
+        if frames < shortest:
+            return None
+        length = int(rng.integers(shortest, frames + 1))
+        first = int(rng.integers(0, frames - length + 1))
+        views = choose_views(sight, (number,), first, first + length - 1, count)
+        return views if views and sight.recognizable(number, views[-1]) else None
+    if wanted == "hidden":
+        shares = sight.shares[:, number]
+        nearly = np.flatnonzero((shares >= BARELY_SEEN[0]) & (shares <= BARELY_SEEN[1]))
+        return (int(nearly[rng.integers(len(nearly))]),) if len(nearly) else None
+    index = int(rng.integers(frames))
+    return (index,) if sight.recognizable(number, index) else None
+
+
+def _drawn(sight: Sight, kind: str, draft: Draft) -> Example:
+    renderer, scene = sight.renderer, sight.scene
+    start = scene.time_s(draft.views[0])
+    single = len(draft.views) == 1
+    return Example(
+        question=draft.question,
+        answer=draft.answer,
+        kind=kind,
+        facts=draft.facts,
+        known=draft.known,
+        frames=tuple(renderer.frame(index) for index in draft.views),
+        masks=tuple(
+            tuple(renderer.layers(index).visible[number].copy() for index in draft.views)
+            for number in draft.objects
+        ),
+        times_s=(None,) if single else tuple(scene.time_s(index) - start for index in draft.views),
+        scene_seed=scene.seed,
+        frame_indices=draft.views,
+        objects=draft.objects,
+    )

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Questions about the object itself: what it is, its attributes, where it is in the image."""
+
+from __future__ import annotations
+
+from pixelrefer_ros.training.world.questions.draft import Asking, Draft, article
+from pixelrefer_ros.training.world.vocabulary import COLORS, PLACES, SHAPES, SIZES, SURFACES
+
+ATTRIBUTES = {"color": tuple(COLORS), "surface": SURFACES, "shape": SHAPES, "size": tuple(SIZES)}
+PLACE_NAMES = tuple(name for row in PLACES for name in row)
+
+PLACE_PHRASES = {
+    name: (
+        "in the "
+        if " " in name or name == "center"
+        else "on the "
+        if name in ("left", "right")
+        else "at the "
+    )
+    + name
+    for name in PLACE_NAMES
+}
+
+_CATEGORY = (
+    ("What is <region>?", "It is {a}."),
+    ("What is the category of <region>? Using only one word or phrase.", "{a}"),
+    ("What object is marked by <region>?", "The object is {a}."),
+    ("Name <region> in a few words.", "{a}"),
+    ("Can you tell me what <region> is?", "It is {a}."),
+    ("What does <region> show?", "It shows {a}."),
+)
+_COLOR = (
+    ("What color is <region>?", "It is {value}."),
+    ("What is the color of <region>? Answer in one word.", "{value}"),
+    ("Tell me the color of <region>.", "The color is {value}."),
+    ("Which color does <region> have?", "It is {value}."),
+)
+_SHAPE = (
+    ("What shape is <region>?", "It is {a}."),
+    ("What is the shape of <region>? Answer in one word.", "{value}"),
+    ("Tell me the shape of <region>.", "The shape is {a}."),
+    ("Which shape does <region> have?", "It is {a}."),
+)
+_SURFACE = (
+    ("What does the surface of <region> look like?", "It is {value}."),
+    ("What pattern does <region> have? Answer in one word.", "{value}"),
+    ("Is <region> plain, striped, dotted or checked?", "It is {value}."),
+    ("Tell me the pattern of <region>.", "The pattern is {value}."),
+)
+_SIZE = (
+    ("How large is <region>?", "It is {value}."),
+    ("What is the size of <region>? Answer in one word.", "{value}"),
+    ("Is <region> small, medium or large?", "It is {value}."),
+    ("Tell me the size of <region>.", "The size is {value}."),
+)
+_IS_ADJECTIVE = (
+    ("Is <region> {asked}?", "{yes}."),
+    ("Is the object <region> {asked}? Answer yes or no.", "{yes}"),
+    ("Would you call <region> {asked}?", "{yes}, it is {value}."),
+)
+_IS_NOUN = (
+    ("Is <region> {a_asked}?", "{yes}."),
+    ("Is the object <region> {a_asked}? Answer yes or no.", "{yes}"),
+    ("Would you call <region> {a_asked}?", "{yes}, it is {a}."),
+)
+_CHOICE_QUESTIONS = {
+    "color": "What color is <region>?",
+    "surface": "Which pattern does <region> have?",
+    "shape": "Which shape is <region>?",
+    "size": "How large is <region>?",
+}
+_PLACE = (
+    ("Where is <region> in the image?", "It is {at} of the image."),
+    ("In which part of the image is <region>?", "{at}"),
+    ("Tell me the position of <region>.", "It is {at}."),
+)
+_IS_PLACE = (
+    ("Is <region> {at} of the image?", "{yes}."),
+    ("Is the object <region> {at} of the picture? Answer yes or no.", "{yes}"),
+)
+
+
+def category(asking: Asking) -> Draft | None:
+    """What it is: colour, surface and shape."""
+    it = asking.sight.scene.objects[asking.number].combination
+    return asking.draft(asking.phrase(_CATEGORY, a=article(str(it))), it._asdict().items())
+
+
+def _attribute(asking: Asking, slot: str, wordings: tuple[tuple[str, str], ...]) -> Draft | None:
+    value = value_of(asking, slot)
+    if value is None:
+        return None
+    return asking.draft(asking.phrase(wordings, value=value, a=article(value)), [(slot, value)])
+
+
+def color(asking: Asking) -> Draft | None:
+    """Its colour."""
+    return _attribute(asking, "color", _COLOR)
+
+
+def shape(asking: Asking) -> Draft | None:
+    """Its shape."""
+    return _attribute(asking, "shape", _SHAPE)
+
+
+def surface(asking: Asking) -> Draft | None:
+    """Its pattern."""
+    return _attribute(asking, "surface", _SURFACE)
+
+
+def size(asking: Asking) -> Draft | None:
+    """Its size word."""
+    return _attribute(asking, "size", _SIZE)
+
+
+def is_attribute(asking: Asking) -> Draft | None:
+    """Yes or no to one attribute, as often yes as no."""
+    slot = asking.choose(tuple(ATTRIBUTES))
+    value = value_of(asking, slot)
+    if value is None:
+        return None
+    true = asking.rng.random() < 0.5
+    asked = value if true else asking.choose([word for word in ATTRIBUTES[slot] if word != value])
+    wordings = _IS_NOUN if slot == "shape" else _IS_ADJECTIVE
+    words = {"asked": asked, "a_asked": article(asked), "value": value, "a": article(value)}
+    phrased = asking.phrase(wordings, yes="Yes" if true else "No", **words)
+    # The longer answers say the value too; saying it is never wrong.
+    return asking.draft(phrased, [("answer", "yes" if true else "no")], known=[(slot, value)])
+
+
+def choice(asking: Asking) -> Draft | None:
+    """One of three, lettered."""
+    slot = asking.choose(tuple(ATTRIBUTES))
+    value = value_of(asking, slot)
+    if value is None:
+        return None
+    wrong = asking.rng.permutation([word for word in ATTRIBUTES[slot] if word != value])[:2]
+    options = [str(word) for word in asking.rng.permutation([value, *wrong])]
+    listed = " ".join(f"({letter}) {word}" for letter, word in zip("ABC", options, strict=True))
+    letter = "ABC"[options.index(value)]
+    phrased = (f"{_CHOICE_QUESTIONS[slot]} {listed}", f"({letter}) {value}")
+    return asking.draft(phrased, [("choice", letter)], known=[(slot, value)])
+
+
+def place(asking: Asking) -> Draft | None:
+    """Where it is in the image."""
+    value = asking.sight.place(asking.number, asking.newest)
+    if value is None:
+        return None
+    return asking.draft(asking.phrase(_PLACE, at=PLACE_PHRASES[value]), [("place", value)])
+
+
+def is_place(asking: Asking) -> Draft | None:
+    """Yes or no to a place, as often yes as no."""
+    value = asking.sight.place(asking.number, asking.newest)
+    if value is None:
+        return None
+    true = asking.rng.random() < 0.5
+    asked = value if true else asking.choose([word for word in PLACE_NAMES if word != value])
+    phrased = asking.phrase(_IS_PLACE, at=PLACE_PHRASES[asked], yes="Yes" if true else "No")
+    return asking.draft(phrased, [("answer", "yes" if true else "no")])
+
+
+def value_of(asking: Asking, slot: str) -> str | None:
+    """The value of an attribute; None for a size between two words."""
+    if slot == "size":
+        return asking.sight.size(asking.number, asking.newest)
+    return str(getattr(asking.sight.scene.objects[asking.number].combination, slot))

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Questions about what is beside, before and behind the object; neighbours are named by colour and shape."""
+
+from __future__ import annotations
+
+from pixelrefer_ros.training.world.questions.draft import Asking, Draft, article
+from pixelrefer_ros.training.world.surroundings import NOTHING, SIDES, behind, beside, in_front, name, next_to
+from pixelrefer_ros.training.world.vocabulary import BOARD
+
+_NEXT_TO = (
+    ("What is next to <region>?", "{A}."),
+    ("Which object is nearest to <region>?", "It is {a}."),
+    ("What is the closest neighbor of <region>?", "{A}."),
+)
+_NEXT_TO_NOTHING = tuple((question, "Nothing.") for question, _ in _NEXT_TO)
+_SIDE_WORDS = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}
+_BESIDE = (
+    ("What is {side} <region>?", "{A}."),
+    ("Which object is {side} <region>?", "It is {a}."),
+    ("Name the object {side} <region>.", "{A}."),
+)
+_IN_FRONT = (
+    ("What is in front of <region>?", "{A}."),
+    ("What covers part of <region>?", "It is {a}."),
+    ("Which thing hides a part of <region>?", "{A}."),
+)
+_BEHIND = (
+    ("What is behind <region>?", "{A}."),
+    ("What does <region> cover in part?", "It is {a}."),
+    ("Which object is partly hidden by <region>?", "{A}."),
+)
+_IS_BESIDE = (
+    ("Is there {a} {side} <region>?", "{yes}."),
+    ("Do you see {a} {side} <region>? Answer yes or no.", "{yes}"),
+)
+
+
+def next_object(asking: Asking) -> Draft | None:
+    """What is nearest."""
+    found = next_to(asking.sight, asking.number, asking.newest)
+    if found is None:
+        return None
+    if isinstance(found, str):
+        return asking.draft(asking.phrase(_NEXT_TO_NOTHING), [("answer", NOTHING)])
+    return _named(asking, _NEXT_TO, name(asking.sight, found))
+
+
+def object_beside(asking: Asking) -> Draft | None:
+    """What is on one of its four sides."""
+    side = tuple(SIDES)[int(asking.rng.integers(4))]
+    found = beside(asking.sight, asking.number, asking.newest, side)
+    if found is None or (found == NOTHING and asking.rng.random() < 0.5):  # "nothing" is the commoner truth
+        return None
+    return _named(
+        asking,
+        _BESIDE,
+        NOTHING if isinstance(found, str) else name(asking.sight, found),
+        side=_SIDE_WORDS[side],
+    )
+
+
+def is_beside(asking: Asking) -> Draft | None:
+    """Whether a certain object is on one side; where the answer is no, its colour is another one."""
+    side = tuple(SIDES)[int(asking.rng.integers(4))]
+    found = beside(asking.sight, asking.number, asking.newest, side)
+    if not isinstance(found, int):
+        return None
+    true = asking.rng.random() < 0.5
+    asked = name(asking.sight, found)
+    if not true:
+        present = {name(asking.sight, number) for number in range(len(asking.sight.scene.objects))}
+        combination = asking.sight.scene.objects[found].combination
+        colors = [
+            c
+            for c in ("red", "yellow", "green", "blue", "white")
+            if f"{c} {combination.shape}" not in present
+        ]
+        asked = f"{asking.choose(colors)} {combination.shape}"
+    phrased = asking.phrase(_IS_BESIDE, a=article(asked), side=_SIDE_WORDS[side], yes="Yes" if true else "No")
+    return asking.draft(phrased, [("answer", "yes" if true else "no")])
+
+
+def front(asking: Asking) -> Draft | None:
+    """What covers a part of it."""
+    found = in_front(asking.sight, asking.number, asking.newest)
+    if found is None or (found == NOTHING and asking.rng.random() < 0.85):
+        return None
+    return _named(asking, _IN_FRONT, found)
+
+
+def back(asking: Asking) -> Draft | None:
+    """What it covers a part of."""
+    found = behind(asking.sight, asking.number, asking.newest)
+    if found is None or (found == NOTHING and asking.rng.random() < 0.85):
+        return None
+    return _named(asking, _BEHIND, NOTHING if isinstance(found, str) else name(asking.sight, found))
+
+
+def _named(asking: Asking, wordings: tuple[tuple[str, str], ...], who: str, **words: str) -> Draft:
+    if who == NOTHING:
+        question, _ = asking.phrase(wordings, a="", A="", **words)
+        return asking.draft((question, "Nothing."), [("answer", NOTHING)])
+    facts = [("shape", BOARD)] if who == BOARD else list(zip(("color", "shape"), who.split(), strict=True))
+    named = article(who)
+    return asking.draft(asking.phrase(wordings, a=named, A=named[0].upper() + named[1:], **words), facts)

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Questions about two or three regions at the same time."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pixelrefer_ros.training.world.questions.draft import Asking, Draft
+
+LARGER = 1.3
+"""Sizes are compared only if both the diameters and the pixels differ by this factor."""
+FURTHER = 0.1
+"""Positions are compared only if they differ by this share of the frame's side."""
+
+_ORDINALS = ("first", "second", "third")
+_PAIRS = {(0, 1): "first and the second", (0, 2): "first and the third", (1, 2): "second and the third"}
+_LARGER = (
+    ("Which is larger, <region> or <region>?", "The {which}."),
+    ("Compare <region> and <region>: which one is larger?", "The {which} one is larger."),
+)
+_SMALLER = (
+    ("Which is smaller, <region> or <region>?", "The {which}."),
+    ("Compare <region> and <region>: which one is smaller?", "The {which} one is smaller."),
+)
+_SAME = {
+    "color": ("Are <region> and <region> the same color?", "Do <region> and <region> have the same color?"),
+    "shape": ("Are <region> and <region> the same shape?", "Do <region> and <region> have the same shape?"),
+    "surface": (
+        "Do <region> and <region> have the same pattern?",
+        "Is the pattern of <region> and <region> the same?",
+    ),
+}
+_POSITIONS = {
+    "to the left of": (0, -1),
+    "to the right of": (0, 1),
+    "higher than": (1, -1),
+    "lower than": (1, 1),
+}
+_FURTHEST = {
+    "furthest to the left": (0, -1),
+    "furthest to the right": (0, 1),
+    "highest": (1, -1),
+    "lowest": (1, 1),
+}
+
+
+def larger(asking: Asking) -> Draft | None:
+    """Which of two is larger, or smaller."""
+    objects = _regions(asking, 2)
+    most = asking.rng.random() < 0.5
+    which = None if objects is None else _extreme(asking, objects, most=most)
+    if objects is None or which is None:
+        return None
+    wordings = _LARGER if most else _SMALLER
+    return _which(asking, asking.phrase(wordings, which=_ORDINALS[which]), which, objects)
+
+
+def largest(asking: Asking) -> Draft | None:
+    """Which of three is largest, or smallest."""
+    objects = _regions(asking, 3)
+    most = asking.rng.random() < 0.5
+    which = None if objects is None else _extreme(asking, objects, most=most)
+    if objects is None or which is None:
+        return None
+    question = f"Which of <region>, <region> and <region> is the {'largest' if most else 'smallest'}?"
+    return _which(asking, (question, f"The {_ORDINALS[which]}."), which, objects)
+
+
+def same(asking: Asking) -> Draft | None:
+    """Whether two have the same colour, shape or pattern, as often yes as the scene allows."""
+    slot = asking.choose(tuple(_SAME))
+    value = _value(asking, asking.number, slot)
+    true = asking.rng.random() < 0.5
+    fitting = asking.others(1, lambda n: _asked(asking, n) and (_value(asking, n, slot) == value) == true)
+    if not fitting:
+        return None
+    objects = (asking.number, fitting[0])
+    yes = "yes" if true else "no"
+    return asking.draft(
+        (asking.choose(_SAME[slot]), f"{yes.capitalize()}."), [("answer", yes)], objects=objects
+    )
+
+
+def same_pair(asking: Asking) -> Draft | None:
+    """Which two of three have the same colour or shape, where just two do."""
+    objects = _regions(asking, 3)
+    if objects is None:
+        return None
+    slot = asking.choose(("color", "shape"))
+    values = [_value(asking, number, slot) for number in objects]
+    pairs = [pair for pair in _PAIRS if values[pair[0]] == values[pair[1]]]
+    if len(pairs) != 1:
+        return None
+    words = _PAIRS[pairs[0]]
+    question = f"Which two of <region>, <region> and <region> have the same {slot}?"
+    return asking.draft(
+        (question, f"The {words}."), [("which", words.replace(" the ", " "))], objects=objects
+    )
+
+
+def is_further(asking: Asking) -> Draft | None:
+    """Whether one is left of, right of, higher or lower than another."""
+    objects = _regions(asking, 2)
+    if objects is None:
+        return None
+    words = asking.choose(tuple(_POSITIONS))
+    axis, sign = _POSITIONS[words]
+    along = _along(asking, objects, axis, sign)
+    if abs(along[0] - along[1]) < FURTHER:
+        return None
+    yes = "yes" if along[0] > along[1] else "no"
+    return asking.draft(
+        (f"Is <region> {words} <region>?", f"{yes.capitalize()}."), [("answer", yes)], objects=objects
+    )
+
+
+def furthest(asking: Asking) -> Draft | None:
+    """Which of two or three is furthest to one side."""
+    objects = _regions(asking, 2 + int(asking.rng.integers(2)))
+    if objects is None:
+        return None
+    words = asking.choose(tuple(_FURTHEST))
+    along = _along(asking, objects, *_FURTHEST[words])
+    order = np.argsort(along)
+    if along[order[-1]] - along[order[-2]] < FURTHER:
+        return None
+    listed = "<region> and <region>" if len(objects) == 2 else "<region>, <region> and <region>"
+    which = int(order[-1])
+    return _which(asking, (f"Which of {listed} is {words}?", f"The {_ORDINALS[which]}."), which, objects)
+
+
+def _which(asking: Asking, phrased: tuple[str, str], which: int, objects: tuple[int, ...]) -> Draft:
+    return asking.draft(phrased, [("which", _ORDINALS[which])], objects=objects)
+
+
+def _asked(asking: Asking, number: int) -> bool:
+    return asking.sight.recognizable(number, asking.newest)
+
+
+def _regions(asking: Asking, count: int) -> tuple[int, ...] | None:
+    others = asking.others(count - 1, lambda number: _asked(asking, number))
+    if len(others) < count - 1:
+        return None
+    objects = [asking.number, *others]
+    return tuple(objects[i] for i in asking.rng.permutation(count))
+
+
+def _value(asking: Asking, number: int, slot: str) -> str:
+    return str(getattr(asking.sight.scene.objects[number].combination, slot))
+
+
+def _extreme(asking: Asking, objects: tuple[int, ...], *, most: bool) -> int | None:
+    """The place in ``objects`` of the largest, or smallest; None if the next one is too alike."""
+    sight, index = asking.sight, asking.newest
+    if not all(sight.whole(number, index) for number in objects):
+        return None
+    diameters = np.array([sight.scene.diameter(number, index) for number in objects])
+    pixels = np.array([float(sight.pixels[index, number]) for number in objects])
+    which = int(diameters.argmax() if most else diameters.argmin())
+    for values in (diameters, pixels):
+        ratios = values[which] / np.delete(values, which)
+        if np.any((ratios if most else 1 / ratios) < LARGER):
+            return None
+    return which
+
+
+def _along(asking: Asking, objects: tuple[int, ...], axis: int, sign: int) -> list[float]:
+    side = (asking.sight.scene.width, asking.sight.scene.height)[axis]
+    return [sign * asking.sight.center(number, asking.newest)[axis] / side for number in objects]

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A question with its true answer, before the pictures are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pixelrefer_ros.training.world.facts import Fact, Facts
+from pixelrefer_ros.training.world.sight import Sight
+
+REGION = "<region>"
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What is asked of which objects in which frames, and what is true.
+
+    Attributes:
+        question: with one ``<region>`` per object, in order.
+        answer: in words.
+        facts: what a right answer states.
+        objects: the scene's numbers of the objects asked about.
+        views: the frames looked at; one is a picture, several are a video.
+        known: what else is true of the object.
+    """
+
+    question: str
+    answer: str
+    facts: Facts
+    objects: tuple[int, ...]
+    views: tuple[int, ...]
+    known: Facts = frozenset()
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Asking:
+    """What a maker of questions has to work with.
+
+    Attributes:
+        rng: the only source of chance.
+        sight: what can be seen.
+        number: the object in question.
+        views: the frames to look at, in time order.
+    """
+
+    rng: np.random.Generator
+    sight: Sight
+    number: int
+    views: tuple[int, ...]
+
+    @property
+    def newest(self) -> int:
+        """The last frame looked at: the one that a question without a time is about."""
+        return self.views[-1]
+
+    def choose(self, options: Sequence[str]) -> str:
+        """One of several words."""
+        return options[int(self.rng.integers(len(options)))]
+
+    def phrase(self, wordings: Sequence[tuple[str, str]], **words: str) -> tuple[str, str]:
+        """One of several wordings of question and answer, filled in."""
+        question, answer = wordings[int(self.rng.integers(len(wordings)))]
+        return question.format(**words), answer.format(**words)
+
+    def others(self, count: int, fit: Callable[[int], bool]) -> list[int]:
+        """``count`` other objects that fit, in random order; fewer where there are not so many."""
+        numbers = [int(n) for n in self.rng.permutation(len(self.sight.scene.objects)) if n != self.number]
+        return [number for number in numbers if fit(number)][:count]
+
+    def draft(
+        self,
+        phrased: tuple[str, str],
+        facts: Iterable[tuple[str, str]],
+        *,
+        objects: tuple[int, ...] | None = None,
+        known: Iterable[tuple[str, str]] = (),
+    ) -> Draft:
+        """The draft of a phrased question and answer."""
+        stated = frozenset(Fact(*fact) for fact in facts)
+        true = frozenset(Fact(*fact) for fact in known)
+        return Draft(*phrased, stated, (self.number,) if objects is None else objects, self.views, true)
+
+
+Maker = Callable[[Asking], "Draft | None"]
+"""Makes one kind of question; None where this object, in these frames, has no clear answer to it."""
+
+
+def article(words: str) -> str:
+    """The words with "a" or "an" before them."""
+    return f"{'an' if words[0] in 'aeio' or words.startswith('hour') else 'a'} {words}"

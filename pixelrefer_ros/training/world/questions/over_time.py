@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Questions about several frames: does it move and how, when was it hidden, where was it at a time."""
+
+from __future__ import annotations
+
+from pixelrefer_ros.training.world.course import hiding_of, motion_of
+from pixelrefer_ros.training.world.questions.about_one import PLACE_PHRASES
+from pixelrefer_ros.training.world.questions.draft import Asking, Draft
+from pixelrefer_ros.training.world.vocabulary import DIRECTIONS, MOTIONS
+
+MOTION_PHRASES = {
+    "still": "stays still",
+    "left": "moves to the left",
+    "right": "moves to the right",
+    "up": "moves up",
+    "down": "moves down",
+    "growing": "grows",
+    "shrinking": "shrinks",
+    "rotating": "rotates",
+}
+_ASKED = {
+    "still": "staying still",
+    "left": "moving to the left",
+    "right": "moving to the right",
+    "up": "moving up",
+    "down": "moving down",
+    "growing": "growing",
+    "shrinking": "shrinking",
+    "rotating": "rotating",
+}
+_MOTION = (
+    ("What does <region> do in the video?", "It {does}."),
+    ("How does <region> change over time?", "It {does}."),
+    ("Describe the motion of <region>.", "It {does}."),
+)
+_DIRECTION = (
+    ("Which way does <region> move?", "It {does}."),
+    ("In which direction is <region> moving?", "It {does}."),
+)
+_MOVING = (
+    ("Is <region> moving?", "{yes}, it {does}."),
+    ("Does <region> move from one place to another? Answer yes or no.", "{yes}"),
+)
+_IS_MOTION = (
+    ("Is <region> {asked}?", "{yes}."),
+    ("In the video, is <region> {asked}? Answer yes or no.", "{yes}"),
+)
+_HIDDEN_WHEN = (
+    ("When was <region> hidden?", "It was hidden between {start} s and {end} s."),
+    ("At what time could <region> not be seen?", "Between {start} s and {end} s."),
+    ("When does <region> disappear and come back?", "It is hidden between {start} s and {end} s."),
+)
+_NEVER = tuple((question, "It was never hidden.") for question, _ in _HIDDEN_WHEN)
+_HIDDEN_EVER = (
+    ("Was <region> hidden at any time?", "{yes}."),
+    ("Is <region> out of sight at some time? Answer yes or no.", "{yes}"),
+)
+_ALWAYS = (("Was <region> visible all the time?", "{yes}."), ("Can <region> always be seen?", "{yes}."))
+_PLACE_AT = (
+    ("Where is <region> at {time} s?", "It is {at} of the image."),
+    ("In which part of the image is <region> at {time} s?", "{at}"),
+)
+
+
+def motion(asking: Asking) -> Draft | None:
+    """What it does; for directions also which way it goes."""
+    value = motion_of(asking.sight, asking.number, asking.views)
+    if value is None:
+        return None
+    wordings = _MOTION + _DIRECTION if value in DIRECTIONS else _MOTION
+    return asking.draft(asking.phrase(wordings, does=MOTION_PHRASES[value]), [("motion", value)])
+
+
+def moving(asking: Asking) -> Draft | None:
+    """Whether it goes anywhere; asked of still objects and of those that go in a direction."""
+    value = motion_of(asking.sight, asking.number, asking.views)
+    if value not in ("still", *DIRECTIONS) or value is None:
+        return None
+    yes = "no" if value == "still" else "yes"
+    phrased = asking.phrase(_MOVING, yes=yes.capitalize(), does=MOTION_PHRASES[value])
+    return asking.draft(phrased, [("answer", yes)], known=[("motion", value)])
+
+
+def is_motion(asking: Asking) -> Draft | None:
+    """Yes or no to one motion, as often yes as no."""
+    value = motion_of(asking.sight, asking.number, asking.views)
+    if value is None:
+        return None
+    true = asking.rng.random() < 0.5
+    asked = value if true else asking.choose([word for word in MOTIONS if word != value])
+    yes = "yes" if true else "no"
+    phrased = asking.phrase(_IS_MOTION, asked=_ASKED[asked], yes=yes.capitalize())
+    return asking.draft(phrased, [("answer", yes)])
+
+
+def hidden_when(asking: Asking) -> Draft | None:
+    """Between which of the times given it was hidden, or that it never was."""
+    hidden = hiding_of(asking.sight, asking.number, asking.views)
+    if hidden is None:
+        return None
+    if isinstance(hidden, str):
+        # "Never" is the commoner truth by far.
+        return (
+            asking.draft(asking.phrase(_NEVER), [("hidden", "never")]) if asking.rng.random() < 0.35 else None
+        )
+    return asking.draft(asking.phrase(_HIDDEN_WHEN, **times(hidden)), hiding_facts(hidden))
+
+
+def hidden_ever(asking: Asking) -> Draft | None:
+    """Whether it was hidden, or always visible."""
+    hidden = hiding_of(asking.sight, asking.number, asking.views)
+    if hidden is None or (hidden == "never" and asking.rng.random() < 0.65):
+        return None
+    wordings, true = (
+        (_HIDDEN_EVER, hidden != "never") if asking.rng.random() < 0.5 else (_ALWAYS, hidden == "never")
+    )
+    yes = "yes" if true else "no"
+    return asking.draft(asking.phrase(wordings, yes=yes.capitalize()), [("answer", yes)])
+
+
+def place_at(asking: Asking) -> Draft | None:
+    """Where it was at one of the times looked at."""
+    index = asking.views[int(asking.rng.integers(len(asking.views)))]
+    value = asking.sight.place(asking.number, index)
+    if value is None:
+        return None
+    time = seconds((index - asking.views[0]) / asking.sight.scene.rate_hz)
+    phrased = asking.phrase(_PLACE_AT, time=time, at=PLACE_PHRASES[value])
+    return asking.draft(phrased, [("place", value)])
+
+
+def seconds(time_s: float) -> str:
+    """A time as prompts and answers write it."""
+    return f"{time_s:.1f}"
+
+
+def times(hidden: tuple[float, float]) -> dict[str, str]:
+    """Both ends of a time of hiding, in words."""
+    return {"start": seconds(hidden[0]), "end": seconds(hidden[1])}
+
+
+def hiding_facts(hidden: tuple[float, float]) -> list[tuple[str, str]]:
+    """What an answer states of it."""
+    return [("hidden_from", seconds(hidden[0])), ("hidden_to", seconds(hidden[1]))]
