@@ -147,6 +147,22 @@ def test_missing_array_is_not_given_rather_than_passed(
     assert all(line.split()[1:] == ["not", "given", "<=", "0.0001", "-"] for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "error"),
+    [
+        ("[" + "<REGION>" * 8 + "]", 0),
+        ("[" + "<REGION>" * 8 + "] and [Time 0.5:" + "<REGION>" * 8 + "]", 0),
+        ("[" + "<REGION>" * 8 + "] and [" + "<REGION>" * 7 + "]", 1),
+        ("[Time 0.50:" + "<REGION>" * 8 + "]", 1),
+        ("What is it?", 1),
+    ],
+)
+def test_prompt_is_compared_region_by_region(folder: Path, prompt: str, error: int) -> None:
+    change_numbers(folder, lambda arrays: arrays.update({"video_two_frames/prompt": np.array(prompt)}))
+    found = {(row.case, row.stage): row.error for row in verify_folder(folder).comparisons}
+    assert found["video_two_frames", "prompt"] == error
+
+
 def test_partly_given_objects_are_counted(folder: Path) -> None:
     change_numbers(folder, lambda arrays: arrays.pop("video_two_frames/crop_1"))
     notes = {(found.case, found.stage): found.note for found in verify_folder(folder).comparisons}
