@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,9 +107,91 @@ def node_process(
 
 
 def camera_process(topic: str = "/image", **options: object) -> Child:
-    """Start a camera; `options` as of this file's command line: width, height, rate, transport, reliable."""
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    """Start a camera; `options` as of this file's command line: width, height, rate, transport, speed."""
+    flags = [f"--{name}={value}" for name, value in options.items()]
     return Child([sys.executable, str(Path(__file__).resolve()), topic, *flags])
+
+
+class Peer:
+    """A plain ROS node of the test: publishes, listens, and calls services."""
+
+    def __init__(self) -> None:
+        from rclpy.context import Context
+        from rclpy.executors import SingleThreadedExecutor
+        from rclpy.node import Node
+
+        self.context = Context()
+        self.context.init([])
+        self.node = Node(f"peer_{uuid.uuid4().hex[:8]}", context=self.context)
+        self._executor = SingleThreadedExecutor(context=self.context)
+        self._executor.add_node(self.node)
+        self._closing = False
+        self._clients: dict[str, Any] = {}
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._closing = True
+        self._executor.create_task(lambda: None)
+        self._thread.join(2.0)
+        self._executor.shutdown()
+        self.node.destroy_node()
+        self.context.try_shutdown()
+
+    def listen(self, kind: Any, topic: str, qos: Any = None) -> Heard:
+        """Collect what is published; best effort unless told otherwise, which any publisher matches."""
+        from rclpy.qos import qos_profile_sensor_data
+
+        messages: list[Any] = []
+        profile = qos_profile_sensor_data if qos is None else qos
+        return Heard(
+            self.node, messages, self.node.create_subscription(kind, topic, messages.append, profile)
+        )
+
+    def publisher(self, kind: Any, topic: str, qos: Any = 10) -> Any:
+        """A publisher whose subscriber is there already."""
+        publisher = self.node.create_publisher(kind, topic, qos)
+        until(publisher.get_subscription_count, what=f"a subscriber of {topic}")
+        return publisher
+
+    def call(self, kind: Any, name: str, request: Any, *, timeout_s: float = 20.0, again: bool = True) -> Any:
+        """Call a service; `again`: repeat it every two seconds, as a first reply can be lost."""
+        if name not in self._clients:
+            self._clients[name] = self.node.create_client(kind, name)
+        client = self._clients[name]
+        assert client.wait_for_service(timeout_s), f"no service {name}"
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            replied = threading.Event()
+            future = client.call_async(request)
+            future.add_done_callback(lambda _future, replied=replied: replied.set())
+            if replied.wait(2.0 if again else timeout_s):
+                return future.result()
+        raise AssertionError(f"no reply from {name}")
+
+    def _spin(self) -> None:
+        while self.context.ok() and not self._closing:
+            self._executor.spin_once()
+
+
+class Heard:
+    """What a subscription has received."""
+
+    def __init__(self, node: Any, messages: list[Any], subscription: Any) -> None:
+        self._node, self._subscription = node, subscription
+        self.messages = messages
+
+    def next(self, timeout_s: float = 20.0, matching: Callable[[Any], bool] = lambda _message: True) -> Any:
+        """The first message from now on that matches."""
+        start = len(self.messages)
+        return until(lambda: next((m for m in self.messages[start:] if matching(m)), None), timeout_s)
+
+    def stop(self) -> None:
+        """Listen no more."""
+        self._node.destroy_subscription(self._subscription)
 
 
 def until(condition: Callable[[], Any], timeout_s: float = 20.0, what: str = "") -> Any:
@@ -135,6 +218,7 @@ def main() -> None:
     parser.add_argument("--height", type=int, default=120)
     parser.add_argument("--rate", type=float, default=10.0)
     parser.add_argument("--transport", choices=("raw", "compressed"), default="raw")
+    parser.add_argument("--speed", type=int, default=1, help="pixels the square moves from image to image")
     options = parser.parse_args()
 
     import numpy as np
@@ -156,13 +240,12 @@ def main() -> None:
     )
     width, height = options.width, options.height
     rows, columns = np.mgrid[:height, :width]
-    ground = np.stack([columns * 255 // width, rows * 255 // height, (rows + columns) % 256], -1).astype(
-        np.uint8
-    )
+    colours = [columns * 255 // width, rows * 255 // height, (rows + columns) % 256]
+    ground = np.stack(colours, -1).astype(np.uint8)
     index = 0
     while not stopping.wait(1.0 / options.rate):
         picture = ground.copy()
-        x = 20 + index % 20
+        x = 20 + options.speed * index % 20
         picture[30:60, x : x + 30] = 250
         message: Any
         if compressed:

@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("rclpy")
 pytestmark = pytest.mark.ros
 
+import pixelrefer_ros.msg as msg  # noqa: E402
 from geometry_msgs.msg import Point, PointStamped  # noqa: E402
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
@@ -16,7 +17,6 @@ from hypothesis.extra import numpy as hnp  # noqa: E402
 from rclpy.serialization import deserialize_message, serialize_message  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest  # noqa: E402
 
-import pixelrefer_ros.msg as msg  # noqa: E402
 from pixelrefer_ros.errors import BadQuestion, EmptyRegion, ImageError  # noqa: E402
 from pixelrefer_ros.images import encode_jpeg  # noqa: E402
 from pixelrefer_ros.ros import conversions, pictures  # noqa: E402
@@ -168,7 +168,9 @@ def test_negative_history_is_a_bad_question():
 def test_answer_survives(status, text, error, confidence, stamps, tokens, total_s):
     question = Question("what?", (1, 2), "q", frames=max(1, len(stamps)))
     stamp = stamps[-1] if stamps else 0
-    answer = Answer(question, status, text, confidence, stamp, "cam", stamps, tokens, 0.5, total_s, "m@1", error)
+    answer = Answer(
+        question, status, text, confidence, stamp, "cam", stamps, tokens, 0.5, total_s, "m@1", error
+    )
     back = conversions.to_answer(over_the_wire(conversions.answer_to_msg(answer)))
     assert back.total_time_s == pytest.approx(total_s, abs=1e-9)  # nanoseconds on the wire
     for name in ("question", "status", "text", "stamp_ns", "frame_id", "frame_stamps_ns", "tokens", "model"):

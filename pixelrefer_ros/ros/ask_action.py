@@ -18,6 +18,7 @@ from rclpy.exceptions import InvalidHandle
 from rclpy.node import Node
 
 from pixelrefer_ros.action import Ask
+from pixelrefer_ros.ros import qos
 from pixelrefer_ros.ros.asking import ask_or_refuse
 from pixelrefer_ros.ros.conversions import answer_to_msg
 from pixelrefer_ros.ros.switch import SwitchedPerception
@@ -49,6 +50,9 @@ class AskAction:
             handle_accepted_callback=self._accepted,
             cancel_callback=self._cancel,
             result_timeout=_RESULT_KEPT_S,
+            goal_service_qos_profile=qos.REQUESTS,
+            result_service_qos_profile=qos.REQUESTS,
+            cancel_service_qos_profile=qos.REQUESTS,
         )
 
     @property

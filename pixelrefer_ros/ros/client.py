@@ -35,6 +35,7 @@ _ERRORS: dict[int, type[PixelReferError]] = {
     int(kind.status): kind for kind in (BadQuestion, EmptyRegion, NoFrame, NoSuchObject, Overloaded)
 }
 _RETRY_S = 1.0
+_CANCEL_S = 1.0
 
 
 class PixelReferClient:
@@ -59,7 +60,7 @@ class PixelReferClient:
         self._pending: dict[str, PendingAnswer] = {}
         self._lock = threading.Lock()
         self._clients = {
-            name: self._node.create_client(kind, f"{self._name}/{name}")
+            name: self._node.create_client(kind, f"{self._name}/{name}", qos_profile=qos.REQUESTS)
             for name, kind in {
                 "add_region": AddRegion,
                 "remove_object": RemoveObject,
@@ -68,7 +69,14 @@ class PixelReferClient:
                 "set_enabled": SetBool,
             }.items()
         }
-        self._ask = ActionClient(self._node, Ask, f"{self._name}/ask")
+        self._ask = ActionClient(
+            self._node,
+            Ask,
+            f"{self._name}/ask",
+            goal_service_qos_profile=qos.REQUESTS,
+            result_service_qos_profile=qos.REQUESTS,
+            cancel_service_qos_profile=qos.REQUESTS,
+        )
         self._node.create_subscription(msg.Answer, f"{self._name}/answers", self._heard, qos.ANSWERS)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
@@ -90,8 +98,11 @@ class PixelReferClient:
             return
         with self._lock:
             pending = list(self._pending.values())
-        for answer in pending:
-            answer.cancel()
+        for question in pending:
+            question.cancel()
+        deadline = time.monotonic() + _CANCEL_S
+        while pending and not all(question.done for question in pending) and time.monotonic() < deadline:
+            time.sleep(0.01)
         self._closing = True
         self._executor.create_task(lambda: None)  # wakes it up
         self._thread.join(2.0)

@@ -18,6 +18,8 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.service import Service
 
+from pixelrefer_ros.ros import qos
+
 
 class DeferredReply:
     """The reply still owed to one request; may be sent once, from any thread."""
@@ -74,7 +76,9 @@ def create_deferred_service(
         callback(request, reply)
         return reply
 
-    service = node.create_service(srv_type, name, start, callback_group=callback_group)
+    service = node.create_service(
+        srv_type, name, start, qos_profile=qos.REQUESTS, callback_group=callback_group
+    )
     send_now = service.send_response
 
     def send_response(response: Any, header: Any) -> None:

@@ -39,7 +39,7 @@ class Diagnostics:
         Args:
             node: whose health it is.
             work: tells its counters and durations.
-            log: tells how many messages were refused.
+            log: tells what went wrong, and how often.
             camera: gives the image subscription; None while switched off.
             parameters: as configured.
         """
@@ -95,7 +95,7 @@ class Diagnostics:
             for percent, value in zip((50, 99), _percentiles_ms(durations), strict=True):
                 values[f"{stage}_p{percent}_ms"] = f"{value:.2f}"
         for kind, count in self._log.counts().items():
-            values[f"refused: {kind}"] = count
+            values[kind] = count
         values["memory_mb"] = f"{_resident_mb():.0f}"
         values["backend"] = (
             f"{self._parameters.backend} {self._parameters.device} {self._parameters.precision}"

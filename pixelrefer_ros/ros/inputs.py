@@ -70,7 +70,7 @@ class ImageInput:
         try:
             frame = to_frame(message)
         except PixelReferError as error:
-            self._log.warn("image", str(error))
+            self._log.warn("image refused", str(error))
             return
         self._work.submit_frame(frame)
 
@@ -117,7 +117,7 @@ class CommandInputs:
         try:
             add()
         except PixelReferError as error:
-            self._log.warn(kind, str(error))
+            self._log.warn(f"{kind} refused", str(error))
 
     def _question(self, message: msg.Question) -> None:
         ask_or_refuse(self._work, message)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _STOP_S = 1.6
 """Stopping may take so long; then the process ends with whatever a network is still computing."""
+_LOOK_S = 0.1
 _LAST_RESULTS_S = 0.2
 _SENDING_S = 0.05
 """What concluded goals still need to be sent."""
@@ -63,7 +64,8 @@ def main(args: Sequence[str] | None = None) -> int:
     executor.add_node(node)
     spinning = threading.Thread(target=_spin, args=(executor, node), name="pixelrefer-executor", daemon=True)
     spinning.start()
-    stopping.wait()
+    while not stopping.wait(_LOOK_S):
+        pass  # a signal that comes just before a wait without end would not wake it
     _stop(executor, node, spinning)
     context.try_shutdown()
     _leave()

@@ -164,7 +164,7 @@ class PixelReferNode(LifecycleNode):
             active.outputs.publish_answer(answer)
 
     def _complain(self, text: str) -> None:
-        self._log.warn("result", text)
+        self._log.warn("fault of a worker", text)
 
     def _parameters_changed(self, parameters: Parameters) -> None:
         if self._work is not None:

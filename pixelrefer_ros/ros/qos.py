@@ -21,6 +21,8 @@ COMMANDS = _keep_last(10, ReliabilityPolicy.RELIABLE)
 """Regions and questions: none may be lost."""
 ANSWERS = _keep_last(50, ReliabilityPolicy.RELIABLE)
 """Answers: a slow reader still gets the last fifty."""
+REQUESTS = _keep_last(100, ReliabilityPolicy.RELIABLE)
+"""Of services and the action; ROS's own depth of 10 silently loses the eleventh request of a burst."""
 DIAGNOSTICS = _keep_last(10, ReliabilityPolicy.RELIABLE)
 """As diagnostic aggregators subscribe."""
 

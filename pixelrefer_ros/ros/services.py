@@ -10,7 +10,7 @@ from rclpy.node import Node
 from std_srvs.srv import SetBool, Trigger
 
 from pixelrefer_ros.errors import PixelReferError
-from pixelrefer_ros.ros import conversions
+from pixelrefer_ros.ros import conversions, qos
 from pixelrefer_ros.ros.asking import ask_or_refuse
 from pixelrefer_ros.ros.deferred import DeferredReply, create_deferred_service
 from pixelrefer_ros.ros.switch import SwitchedPerception
@@ -37,7 +37,10 @@ class Services:
             (ListObjects, "~/list_objects", self._list_objects),
             (SetBool, "~/set_enabled", self._set_enabled),
         ]
-        self._services = [node.create_service(kind, name, callback) for kind, name, callback in offered]
+        self._services = [
+            node.create_service(kind, name, callback, qos_profile=qos.REQUESTS)
+            for kind, name, callback in offered
+        ]
         self._services.append(create_deferred_service(node, AskQuestion, "~/ask", self._ask))
 
     def close(self) -> None:

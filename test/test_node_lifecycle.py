@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node's process and its states: configured, retried, renamed, stopped by signals at any moment."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+
+pytest.importorskip("rclpy")
+pytestmark = pytest.mark.ros
+
+import pixelrefer_ros.msg as msg  # noqa: E402
+from lifecycle_msgs.msg import State, Transition  # noqa: E402
+from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
+from node_processes import STOP_S, Peer, camera_process, node_process, until  # noqa: E402
+from pixelrefer_ros.action import Ask  # noqa: E402
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue  # noqa: E402
+from rcl_interfaces.srv import SetParameters  # noqa: E402
+from rclpy.action import ActionClient  # noqa: E402
+
+from pixelrefer_ros.errors import NoFrame  # noqa: E402
+from pixelrefer_ros.model import write_tiny_checkpoint  # noqa: E402
+from pixelrefer_ros.ros import PixelReferClient  # noqa: E402
+from pixelrefer_ros.ros.conversions import question_to_msg  # noqa: E402
+from pixelrefer_ros.types import AnswerStatus, Box, Question, Region  # noqa: E402
+
+
+@pytest.fixture
+def peer():
+    with Peer() as peer:
+        yield peer
+
+
+def change(peer: Peer, transition: int) -> bool:
+    request = ChangeState.Request(transition=Transition(id=transition))
+    return peer.call(ChangeState, "/pixelrefer/change_state", request, again=False).success
+
+
+def state(peer: Peer) -> int:
+    return peer.call(GetState, "/pixelrefer/get_state", GetState.Request()).current_state.id
+
+
+def set_text(peer: Peer, name: str, text: str) -> bool:
+    value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=text)
+    request = SetParameters.Request(parameters=[Parameter(name=name, value=value)])
+    return peer.call(SetParameters, "/pixelrefer/set_parameters", request).results[0].successful
+
+
+def add_when_seen(client: PixelReferClient, region: Region) -> int:
+    def add():
+        try:
+            return client.add_region(region)
+        except NoFrame:
+            return None
+
+    return until(add, what="the first image")
+
+
+def services(peer: Peer) -> set[str]:
+    return {name for name, _types in peer.node.get_service_names_and_types()}
+
+
+def test_failed_configure_is_retried_after_setting_the_parameter_right(peer, tiny_model_folder):
+    with node_process({"model": "/no/such/model", "tracker_model": "none", "autostart": False}) as node:
+        assert state(peer) == State.PRIMARY_STATE_UNCONFIGURED
+        assert not change(peer, Transition.TRANSITION_CONFIGURE)
+        assert "/no/such/model" in node.wait_for_line("cannot configure", 5.0)
+        assert state(peer) == State.PRIMARY_STATE_UNCONFIGURED
+
+        assert set_text(peer, "model", str(tiny_model_folder))
+        assert change(peer, Transition.TRANSITION_CONFIGURE)
+        assert state(peer) == State.PRIMARY_STATE_INACTIVE
+        assert not set_text(peer, "model", "another")
+        assert "/pixelrefer/add_region" not in services(peer)
+
+        assert not change(peer, Transition.TRANSITION_DEACTIVATE)  # not from inactive; the node lives on
+        assert change(peer, Transition.TRANSITION_ACTIVATE)
+        assert "/pixelrefer/add_region" in services(peer)
+        assert change(peer, Transition.TRANSITION_DEACTIVATE)
+        until(lambda: "/pixelrefer/add_region" not in services(peer))
+        assert change(peer, Transition.TRANSITION_CLEANUP)
+        assert set_text(peer, "model", "another")
+
+        code, seconds = node.stop(signal.SIGTERM)
+        assert (code, seconds < STOP_S) == (0, True), node.output
+        assert "Traceback" not in node.output and "a callback failed" not in node.output
+
+
+def test_goals_end_cancelled_when_their_client_vanishes_or_the_node_deactivates_or_stops(peer, tmp_path):
+    # Of this seed most answers run in circles: they are still being written when they shall end.
+    folder = write_tiny_checkpoint(tmp_path / "pixelrefer-tiny", seed=10)
+    parameters = {"model": str(folder), "tracker_model": "none", "max_questions": 64}
+    with node_process(parameters) as node, camera_process(speed=0):
+        with PixelReferClient() as client:
+            client.wait_ready()
+            object_id = add_when_seen(client, Region(box=Box(20, 30, 30, 30)))
+        questions = [
+            Question(f"What is <region>? {i}", (object_id,), id=str(i), max_tokens=1000) for i in range(8)
+        ]
+
+        # The client vanishes: nobody listens to the action any more.
+        answers = peer.listen(msg.Answer, "/pixelrefer/answers", 50)
+        action = ActionClient(peer.node, Ask, "/pixelrefer/ask")
+        assert action.wait_for_server(20.0)
+        sent = [
+            action.send_goal_async(Ask.Goal(question=question_to_msg(question))) for question in questions
+        ]
+        until(lambda: all(future.done() for future in sent))
+        action.destroy()
+        last = until(lambda: next((a for a in answers.messages if a.question_id == "7"), None))
+        assert last.status == msg.Answer.CANCELLED
+
+        with PixelReferClient() as client:
+            client.wait_ready()
+            begun = threading.Event()
+            pending = [client.start(q, on_text=lambda _text, _tokens: begun.set()) for q in questions]
+            assert begun.wait(20.0)
+            assert change(peer, Transition.TRANSITION_DEACTIVATE)
+            assert [p.result(10.0).status for p in pending][-1] is AnswerStatus.CANCELLED
+            rejected = client.ask("What?", [object_id])
+            assert rejected.status is AnswerStatus.INTERNAL_ERROR and "not active" in rejected.error
+
+            assert change(peer, Transition.TRANSITION_ACTIVATE)
+            client.wait_ready()
+            begun.clear()
+            pending = [client.start(q, on_text=lambda _text, _tokens: begun.set()) for q in questions]
+            assert begun.wait(20.0)
+            code, seconds = node.stop(signal.SIGINT)  # while it decodes
+            assert (code, seconds < STOP_S) == (0, True), node.output
+            assert pending[-1].result(10.0).status is AnswerStatus.CANCELLED
+        assert "Traceback" not in node.output and "a callback failed" not in node.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_signal_while_loading_stops_the_node(number):
+    with node_process({"model": "tiny-random", "tracker_model": "tiny-random"}) as node:
+        node.wait_for_line("loading model")
+        code, seconds = node.stop(number)
+        assert (code, seconds < STOP_S) == (0, True), node.output
+        assert "Traceback" not in node.output
+
+
+def test_wrong_parameter_at_start_is_one_clear_line():
+    with node_process({"max_objects": 0}) as node:
+        assert node.process.wait(30.0) == 1
+        node.wait_for_line("max_objects", 5.0)
+        assert "Traceback" not in node.output and len(node.lines) == 1, node.output
+
+
+def test_whole_path_with_tracking_compressed_images_and_another_name(
+    peer, tiny_model_folder, tiny_sam2_folder
+):
+    parameters = {
+        "model": str(tiny_model_folder),
+        "tracker_model": str(tiny_sam2_folder),
+        "image_transport": "compressed",
+        "image_qos": "sensor_data",
+        "describe_new_objects": "What is <region>?",
+        "max_tokens": 4,
+        "use_sim_time": True,  # nobody publishes a clock: nothing may wait for one
+    }
+    remaps = {"__ns": "/robot", "__node": "eyes", "image/compressed": "/camera/jpeg"}
+    with (
+        node_process(parameters, remaps=remaps) as node,
+        camera_process("/camera/jpeg", transport="compressed"),
+        PixelReferClient("/robot/eyes") as client,
+    ):
+        client.wait_ready()
+        object_id = add_when_seen(client, Region(box=Box(20, 30, 30, 30), label="square"))
+        objects = peer.listen(msg.ObjectArray, "/robot/eyes/objects")
+        described = objects.next(matching=lambda m: any(o.description for o in m.objects)).objects[0]
+        assert (described.id, described.label) == (object_id, "square")
+        answer = client.ask("What is <region>?", [object_id], frames=3, history_s=1.0, max_tokens=4)
+        stamps = [m.header.stamp.sec * 10**9 + m.header.stamp.nanosec for m in objects.messages]
+        assert answer.status in (AnswerStatus.OK, AnswerStatus.TRUNCATED), answer.error
+        assert 1 <= len(answer.frame_stamps_ns) <= 3 and answer.frame_id == "camera_optical"
+        assert answer.stamp_ns == answer.frame_stamps_ns[-1] and answer.stamp_ns >= stamps[0]
+        code, seconds = node.stop(signal.SIGTERM)  # while it tracks
+        assert (code, seconds < STOP_S) == (0, True), node.output
+        assert "Traceback" not in node.output and "a callback failed" not in node.output
