@@ -225,10 +225,26 @@ def test_a_region_only_the_tracker_can_refuse_is_explained_to_who_asks(perceptio
     perception.observe(frame(0))
     points = Region(points=np.array([[10, 30]], np.float32), point_labels=np.array([1], np.int32))
     object_id = perception.add_region(points)  # StaticTracker takes no points
+    refused = []
+    perception.on_refused = lambda *told: refused.append(told)
     good = perception.add_region(box_region())
     assert [o.track.object_id for o in perception.observe(frame(1)).objects] == [good]
     answer = perception.answer(question(object_id))
     assert answer.status is AnswerStatus.EMPTY_REGION and answer.error
+    assert [(i, str(error)) for i, error in refused] == [(object_id, answer.error)]
+
+
+def test_a_correction_the_tracker_refuses_is_told_and_leaves_the_object_as_it_was(perception):
+    perception.observe(frame(0))
+    object_id = perception.add_region(box_region())
+    perception.observe(frame(1))
+    refused = []
+    perception.on_refused = lambda *told: refused.append(told)
+    points = np.array([[60, 30]], np.float32)
+    perception.add_region(Region(points=points, point_labels=np.array([1], np.int32), object_id=object_id))
+    scene = perception.observe(frame(2))
+    assert [told[0] for told in refused] == [object_id]
+    assert scene.objects[0].track.box == box_region().box
 
 
 def test_more_objects_than_allowed_are_refused_until_one_is_removed(perception):

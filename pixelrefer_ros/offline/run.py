@@ -105,19 +105,14 @@ class ReplayRun:
                 started.append((entry, self._ids[entry.name]))
             except PixelReferError as error:
                 self._refuse(entry, error, frame.stamp_ns)
-        scene = self._perception.observe(frame)
-        tracked = {seen.track.object_id for seen in scene.objects}
+        refused: dict[int, PixelReferError] = {}
+        self._perception.on_refused = refused.__setitem__
+        tracked = {seen.track.object_id for seen in self._perception.observe(frame).objects}
         for entry, object_id in started:
-            if object_id not in tracked and self._ids.get(entry.name) == object_id:
-                self._drop(entry, object_id, frame.stamp_ns)
-
-    def _drop(self, entry: RegionEntry, object_id: int, stamp_ns: int) -> None:
-        """Forget an object whose region the tracker refused; perception keeps the reason under its id."""
-        del self._ids[entry.name]
-        try:
-            self._perception.remove_object(object_id)
-        except PixelReferError as error:
-            self._refuse(entry, error, stamp_ns)
+            if object_id in refused:
+                self._refuse(entry, refused[object_id], frame.stamp_ns)
+                if object_id not in tracked:  # it never began; a correction leaves its object as it was
+                    self._ids.pop(entry.name, None)
 
     def _refuse(self, entry: RegionEntry, error: PixelReferError, stamp_ns: int) -> None:
         self.outcome.refused_regions += 1

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -20,7 +21,6 @@ from pixelrefer_ros.tracking import Tracker
 from pixelrefer_ros.types import (
     Answer,
     AnswerStatus,
-    Description,
     Frame,
     Question,
     Region,
@@ -29,7 +29,11 @@ from pixelrefer_ros.types import (
     TrackState,
 )
 
-_RETRY_DESCRIPTION_NS = NANOSECONDS
+_log = logging.getLogger(__name__)
+
+
+def _log_refusal(object_id: int, error: PixelReferError) -> None:
+    _log.warning("a region of object %d was refused: %s", object_id, error)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -51,6 +55,11 @@ class Perception:
     `remove_object`, `clear` and `scene` never wait for a model.
 
     Called from one thread it is deterministic: replay and tests drive it so.
+
+    Attributes:
+        settings: may be replaced at any time; the history's bounds are those it began with.
+        on_refused: told the object's id and the error when only the tracker could refuse a region, which
+            `add_region` had accepted; logs by default.
     """
 
     def __init__(
@@ -59,6 +68,7 @@ class Perception:
         """Join a language model and a tracker; both belong to this object from now on."""
         self._model, self._tracker = language, tracker
         self.settings = settings or PerceptionSettings()
+        self.on_refused: Callable[[int, PixelReferError], None] = _log_refusal
         self._memory = FrameMemory(self.settings.history_frames, self.settings.history_interval_s)
         self._registry = ObjectRegistry()
         self._waiting: deque[_Prompt | _Removal] = deque()
@@ -175,16 +185,7 @@ class Perception:
         with self._state:
             if not self.settings.describe_question or self._scene is None:
                 return None
-            now = self._scene.frame.stamp_ns
-            due = [
-                (record.describe_from_ns, record.object_id)
-                for record in self._registry.records()
-                if record.describe_from_ns is not None
-                and record.describe_from_ns <= now
-                and record.track is not None
-                and record.track.state is TrackState.TRACKED
-            ]
-            return min(due)[1] if due else None
+            return self._registry.next_to_describe(self._scene.frame.stamp_ns)
 
     def describe(self, object_id: int, *, cancelled: Callable[[], bool] = never) -> Answer:
         """Ask ``settings.describe_question`` about an object, and keep the answer as its description."""
@@ -200,15 +201,10 @@ class Perception:
     def _keep_description(self, object_id: int, answer: Answer) -> None:
         if object_id not in self._registry:
             return  # removed while it was described
-        record = self._registry.get(object_id)
         now_ns = self._scene.frame.stamp_ns if self._scene else 0
         period_ns = round(self.settings.describe_period_s * NANOSECONDS)
-        if answer.status in (AnswerStatus.OK, AnswerStatus.TRUNCATED):
-            record.description = Description(answer.text, answer.stamp_ns, answer.confidence)
-            record.describe_from_ns = now_ns + period_ns if period_ns else None
-            self._refresh_scene()
-        else:
-            record.describe_from_ns = now_ns + max(period_ns, _RETRY_DESCRIPTION_NS)
+        self._registry.get(object_id).described(answer, now_ns, period_ns)
+        self._refresh_scene()
 
     def _frame_at(self, stamp_ns: int) -> RememberedFrame:
         newest = self._memory.newest
@@ -249,11 +245,12 @@ class Perception:
     def _refuse(self, object_id: int, error: PixelReferError) -> None:
         with self._state:
             if object_id not in self._registry:
-                return
+                return  # removed meanwhile
             record = self._registry.get(object_id)
             record.waiting -= 1
             if record.track is None and not record.waiting:  # it never began: nothing to fall back to
                 self._registry.refuse(object_id, error)
+        self.on_refused(object_id, error)
 
     def _take_over(self, job: _Prompt, tracks: list[Track]) -> None:
         with self._state:

@@ -51,6 +51,9 @@ class LivePerception:
         self._perception = perception
         self._on_scene, self._on_answer, self._on_error = on_scene, on_answer, on_error
         self._stats = Statistics()
+        perception.on_refused = lambda object_id, error: on_error(
+            f"a region of object {object_id} was refused: {error}"
+        )
         self._wake_tracking = threading.Condition()
         self._frame: Frame | None = None
         self._last_tracked_ns: int | None = None

@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pixelrefer_ros.errors import NoSuchObject, Overloaded, PixelReferError
-from pixelrefer_ros.types import Description, Track, TrackedObject, TrackState
+from pixelrefer_ros.types import Answer, AnswerStatus, Description, Track, TrackedObject, TrackState
 
 _REMEMBERED_REFUSALS = 256
+_RETRY_DESCRIPTION_NS = 1_000_000_000
 
 
 @dataclass(eq=False, slots=True)
@@ -43,6 +44,20 @@ class ObjectRecord:
             self.first_seen_ns = self.first_seen_ns or stamp_ns
             self.last_seen_ns = max(self.last_seen_ns, stamp_ns)
         return self.view(track)
+
+    def described(self, answer: Answer, now_ns: int, period_ns: int) -> None:
+        """Keep an answer as its description, and say from when on it is to be described again.
+
+        Args:
+            answer: a failed one leaves the description as it was.
+            now_ns: stamp of the newest frame.
+            period_ns: how long a description is good for; 0: for ever.
+        """
+        if answer.status in (AnswerStatus.OK, AnswerStatus.TRUNCATED):
+            self.description = Description(answer.text, answer.stamp_ns, answer.confidence)
+            self.describe_from_ns = now_ns + period_ns if period_ns else None
+        else:
+            self.describe_from_ns = now_ns + max(period_ns, _RETRY_DESCRIPTION_NS)
 
     def view(self, track: Track) -> TrackedObject:
         """The public, frozen view of it."""
@@ -104,6 +119,18 @@ class ObjectRegistry:
         """
         self.get(object_id)
         del self._records[object_id]
+
+    def next_to_describe(self, now_ns: int) -> int | None:
+        """The visible object whose description has been due the longest at a stamp; None: none is due."""
+        due = [
+            (record.describe_from_ns, record.object_id)
+            for record in self._records.values()
+            if record.describe_from_ns is not None
+            and record.describe_from_ns <= now_ns
+            and record.track is not None
+            and record.track.state is TrackState.TRACKED
+        ]
+        return min(due)[1] if due else None
 
     def refuse(self, object_id: int, error: PixelReferError) -> None:
         """Forget an object whose region the tracker refused; `get` will say why."""
