@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many answers of a region language model are right, row by row, with a check that it looks at all."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+from pixelrefer_ros.model import PixelReferLite, TimedTokens
+from pixelrefer_ros.training.world import Example, Score
+
+MAX_TOKENS = 72
+"""Longer than any right answer of the world in its own tokenizer."""
+
+
+@dataclass(slots=True)
+class RowScore:
+    """One row: answers counted, and the facts in them."""
+
+    count: int = 0
+    correct: int = 0
+    stated: int = 0
+    true: int = 0
+    expected: int = 0
+    recalled: int = 0
+
+    def add(self, score: Score) -> None:
+        """Counts one more answer."""
+        self.count += 1
+        self.correct += score.correct
+        self.stated += score.stated
+        self.true += score.true
+        self.expected += score.expected
+        self.recalled += score.recalled
+
+    @property
+    def exact(self) -> float:
+        """Share of answers that are right as a whole; NaN without any."""
+        return self.correct / self.count if self.count else float("nan")
+
+    @property
+    def truthful(self) -> float:
+        """Share of stated facts that are true; NaN without any."""
+        return self.true / self.stated if self.stated else float("nan")
+
+    @property
+    def complete(self) -> float:
+        """Share of true facts that are stated; NaN without any."""
+        return self.recalled / self.expected if self.expected else float("nan")
+
+
+@dataclass(slots=True)
+class AnswerScores:
+    """Scores by row and by kind of question.
+
+    Attributes:
+        rows: of the table.
+        kinds: finer.
+        wrong: some wrong answers, to look at.
+    """
+
+    rows: dict[str, RowScore] = field(default_factory=lambda: defaultdict(RowScore))
+    kinds: dict[str, RowScore] = field(default_factory=lambda: defaultdict(RowScore))
+    wrong: list[dict[str, str | int]] = field(default_factory=list)
+
+    def add(self, example: Example, answer: str) -> None:
+        """Judges one answer."""
+        judged = example.judge(answer)
+        self.rows[example.row].add(judged)
+        self.kinds[example.kind].add(judged)
+        if not judged.correct and len(self.wrong) < _WRONG_KEPT:
+            self.wrong.append(
+                {
+                    "scene": example.scene_seed,
+                    "kind": example.kind,
+                    "question": example.question,
+                    "answer": answer,
+                    "right": example.answer,
+                }
+            )
+
+    def as_json(self) -> dict[str, object]:
+        """Plain values for a report."""
+        return {
+            "rows": {row: _plain(score) for row, score in self.rows.items()},
+            "kinds": {kind: _plain(score) for kind, score in self.kinds.items()},
+            "wrong": self.wrong,
+        }
+
+
+_WRONG_KEPT = 40
+
+
+def ask(model: PixelReferLite, example: Example) -> str:
+    """The model's answer to an example's question, decoded greedily."""
+    return _answer(model, example.question, look(model, example))
+
+
+def look(model: PixelReferLite, example: Example) -> list[list[TimedTokens]]:
+    """The object tokens of every region in every frame of an example."""
+    regions: list[list[TimedTokens]] = [[] for _ in example.masks]
+    for place, (frame, time_s) in enumerate(zip(example.frames, example.times_s, strict=True)):
+        whole = model.encode_global(frame.rgb)
+        masks = [of_region[place] for of_region in example.masks]
+        for region, tokens in zip(regions, model.encode_objects(frame.rgb, masks, whole), strict=True):
+            region.append(TimedTokens(tokens, time_s))
+    return regions
+
+
+def score_answers(model: PixelReferLite, examples: Iterable[Example]) -> AnswerScores:
+    """Asks the model everything."""
+    scores = AnswerScores()
+    for example in examples:
+        scores.add(example, ask(model, example))
+    return scores
+
+
+def score_shuffled(
+    model: PixelReferLite, examples: Sequence[Example], *, seed: int = 0
+) -> tuple[AnswerScores, AnswerScores]:
+    """The check that answers come from the regions: each question is asked about another example's regions.
+
+    Args:
+        model: what to ask.
+        examples: are regrouped so that each gets the regions of an example of its kind, with as many regions
+            and as many frames; those without a partner are left out.
+        seed: of the shuffling.
+
+    Returns:
+        The scores of the answers, which must not lie above chance; and chance: the scores of the partner's
+        right answers, which is what a perfect model would say of the wrong regions.
+    """
+    scores, chance = AnswerScores(), AnswerScores()
+    for example, partner in _partners(examples, np.random.default_rng(seed)):
+        seen = [
+            [TimedTokens(view.tokens, time) for view, time in zip(region, example.times_s, strict=True)]
+            for region in look(model, partner)
+        ]
+        scores.add(example, _answer(model, example.question, seen))
+        chance.add(example, partner.answer)
+    return scores, chance
+
+
+def _partners(examples: Sequence[Example], rng: np.random.Generator) -> Iterator[tuple[Example, Example]]:
+    alike: dict[tuple[str, int, int], list[Example]] = defaultdict(list)
+    for example in examples:
+        alike[example.kind, len(example.masks), len(example.frames)].append(example)
+    for group in alike.values():
+        order = rng.permutation(len(group))
+        for place, number in enumerate(order):
+            partner = group[order[(place + 1) % len(order)]]
+            if partner.scene_seed != group[number].scene_seed:
+                yield group[number], partner
+
+
+def _answer(model: PixelReferLite, question: str, regions: list[list[TimedTokens]]) -> str:
+    return "".join(token.text for token in model.generate(question, regions, max_new_tokens=MAX_TOKENS))
+
+
+def _plain(score: RowScore) -> dict[str, float | int | None]:
+    shares = {"exact": score.exact, "truthful": score.truthful, "complete": score.complete}
+    return asdict(score) | {
+        name: None if value != value else round(value, 4) for name, value in shares.items()
+    }
