@@ -33,36 +33,14 @@ def moving_frames(count: int, *, height: int = HEIGHT, width: int = WIDTH, seed:
     return frames
 
 
-class IndependentSam2(Sam2VideoModel):
-    """transformers' model, with each object's memory encoded as if it were alone in its session.
-
-    In a frame that prompts any object, the original encodes the masks of all objects as if they had
-    been prompted (``any(is_mask_from_pts_per_obj)``), so that objects change each other. Neither
-    Meta's predictor nor a session per object does that.
-    """
-
-    def _batch_encode_memories(  # type: ignore[no-untyped-def]
-        self,
-        inference_session,
-        frame_idx,
-        objects_needing_memory_encoding,
-        high_res_masks_for_memory,
-        object_score_logits_for_memory,
-        is_mask_from_pts_per_obj,
-    ) -> None:
-        everything = zip(
-            objects_needing_memory_encoding,
-            high_res_masks_for_memory,
-            object_score_logits_for_memory,
-            is_mask_from_pts_per_obj,
-            strict=True,
-        )
-        for one in everything:
-            super()._batch_encode_memories(inference_session, frame_idx, *[[value] for value in one])
-
-
 class Oracle:
-    """The transformers session, fed frame by frame as its documentation shows for streams."""
+    """A transformers session, fed frame by frame as its documentation shows for streams.
+
+    Objects that come at different times need a session each: in a frame that prompts any object,
+    transformers encodes the masks of all objects of the session as if they had been prompted
+    (``any(is_mask_from_pts_per_obj)``), so that a new object changes the others. Here, and in Meta's
+    predictor, objects do not influence each other.
+    """
 
     def __init__(self, model: Sam2VideoModel) -> None:
         self.model = model
