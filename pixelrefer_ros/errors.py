@@ -24,6 +24,10 @@ class CheckpointError(PixelReferError):
     """A model folder that cannot be loaded: a file, key, shape or field is missing or wrong."""
 
 
+class BackendError(PixelReferError):
+    """A backend (ONNX Runtime, TensorRT) that cannot open or run a graph."""
+
+
 class ParameterError(PixelReferError):
     """A setting outside its type, bounds or choices."""
 

@@ -6,20 +6,47 @@ from __future__ import annotations
 from pixelrefer_ros.runtime.backends import BACKENDS, choose_backend
 from pixelrefer_ros.runtime.decoding import NO_TOKEN, Decoder, Finish, GeneratedToken, decode
 from pixelrefer_ros.runtime.detokeniser import StreamingDetokeniser
+from pixelrefer_ros.runtime.manifest import (
+    DataFile,
+    Graph,
+    Manifest,
+    Profile,
+    TensorSpec,
+    file_hash,
+    is_exported,
+    read_manifest,
+    verify_graph,
+    write_manifest,
+)
 from pixelrefer_ros.runtime.sampling import GREEDY, Sampling, TokenChooser
+from pixelrefer_ros.runtime.session import Backend, Session, check_feeds, torch_dtype
 from pixelrefer_ros.runtime.torch_decoder import TorchDecoder
 
 __all__ = [
     "BACKENDS",
     "GREEDY",
     "NO_TOKEN",
+    "Backend",
+    "DataFile",
     "Decoder",
     "Finish",
     "GeneratedToken",
+    "Graph",
+    "Manifest",
+    "Profile",
     "Sampling",
+    "Session",
     "StreamingDetokeniser",
+    "TensorSpec",
     "TokenChooser",
     "TorchDecoder",
+    "check_feeds",
     "choose_backend",
     "decode",
+    "file_hash",
+    "is_exported",
+    "read_manifest",
+    "torch_dtype",
+    "verify_graph",
+    "write_manifest",
 ]
