@@ -17,24 +17,16 @@ pip() { # quiet on the terminal; everything is in the log, its end is shown on f
 }
 
 # An environment for the other kind of ROS, or for a Python that is gone, cannot be mended.
-if ! .venv/bin/python -c '' 2> /dev/null || { ls .venv/ready-* > /dev/null 2>&1 && [ ! -e ".venv/ready-$PIXELREFER_ROS" ]; }; then
+if ! .venv/bin/python -c 'import pip' 2> /dev/null || { ls .venv/ready-* > /dev/null 2>&1 && [ ! -e ".venv/ready-$PIXELREFER_ROS" ]; }; then
   rm -rf .venv
 fi
-files=(-r requirements/core.txt -r requirements/test.txt -r requirements/demo.txt)
+files=(-r requirements/test.txt -r requirements/demo.txt)
 if [ "$PIXELREFER_ROS" = apt ]; then
   [ -d .venv ] || "$python" -m venv --system-site-packages .venv
-  # cv_bridge and the apt messages are built against apt's NumPy 1, apt's OpenCV is used with it.
-  kept=.venv/requirements
-  mkdir -p "$kept"
-  for file in requirements/*.txt; do
-    grep -vE '^(numpy|opencv-python-headless|setuptools)==' "$file" > "$kept/$(basename "$file")"
-  done
-  echo 'numpy<2' >> "$kept/constraints.txt"
-  files=("${files[@]/requirements/$kept}")
+  files+=(-r requirements/robot.txt)
 else
   [ -d .venv ] || "$python" -m venv .venv
-  kept=requirements
-  files+=(-r requirements/ros.txt)
+  files+=(-r requirements/core.txt -r requirements/ros.txt)
   # Old CMakes cannot list imported targets (tools/fix_imported.cmake); 4 refuses what the wheels ask for.
   version=$({ cmake --version 2> /dev/null || true; } | sed -nE '1s/[^0-9]*([0-9]+\.[0-9]+).*/\1/p')
   version=${version:-0.0}
@@ -45,6 +37,6 @@ fi
 
 echo "setup: installing the pinned requirements into .venv (minutes; details in $log)"
 # torch first and alone: it is the largest, and nothing installed later may choose another one.
-pip install -c "$kept/constraints.txt" "$(grep '^torch==' requirements/core.txt)"
-pip install -c "$kept/constraints.txt" "${files[@]}"
+pip install -c requirements/constraints.txt "$(grep '^torch==' requirements/networks.txt)"
+pip install -c requirements/constraints.txt "${files[@]}"
 touch ".venv/ready-$PIXELREFER_ROS"
