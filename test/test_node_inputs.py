@@ -169,6 +169,13 @@ def test_region_that_points_at_nothing_gets_a_status_and_a_reason(client, peer, 
     assert [seen.id for seen in client.list_objects().objects] == [object_id]
 
 
+def test_region_the_tracker_refuses_is_told_to_whoever_asks(client, object_id):
+    click = Region(points=np.ones((1, 2), np.float32), point_labels=np.ones(1, np.int32))
+    clicked = client.add_region(click)  # without a tracker model, nobody knows what a point belongs to
+    answer = client.ask("What is <region>?", [clicked])
+    assert answer.status is AnswerStatus.EMPTY_REGION and "box" in answer.error
+
+
 def test_correcting_or_removing_an_unknown_object_is_refused(client, object_id):
     with pytest.raises(NoSuchObject, match="4711"):
         client.add_region(Region(box=Box(1, 1, 9, 9), object_id=4711))
@@ -251,7 +258,14 @@ def test_diagnostics_tell_rates_latencies_queue_memory_and_model(client, peer, o
     heard.stop()
     values = {pair.key: pair.value for pair in status.values}
     assert status.name.startswith("/pixelrefer")
-    for key in ("track_p50_ms", "track_p99_ms", "frames_dropped", "questions_waiting", "memory_mb"):
+    for key in (
+        "convert_p50_ms",
+        "track_p50_ms",
+        "track_p99_ms",
+        "frames_dropped",
+        "questions_waiting",
+        "memory_mb",
+    ):
         assert float(values[key]) >= 0, key
     assert "pixelrefer-tiny" in values["model"] and "cpu" in values["backend"]
 

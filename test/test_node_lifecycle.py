@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-pytest.importorskip("rclpy")
+rclpy = pytest.importorskip("rclpy")
 pytestmark = pytest.mark.ros
 
 import pixelrefer_ros.msg as msg  # noqa: E402
@@ -19,10 +19,12 @@ from pixelrefer_ros.action import Ask  # noqa: E402
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue  # noqa: E402
 from rcl_interfaces.srv import SetParameters  # noqa: E402
 from rclpy.action import ActionClient  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 
 from pixelrefer_ros.errors import NoFrame  # noqa: E402
 from pixelrefer_ros.model import write_tiny_checkpoint  # noqa: E402
-from pixelrefer_ros.ros import PixelReferClient  # noqa: E402
+from pixelrefer_ros.ros import PixelReferClient, PixelReferNode  # noqa: E402
 from pixelrefer_ros.ros.conversions import question_to_msg  # noqa: E402
 from pixelrefer_ros.types import AnswerStatus, Box, Question, Region  # noqa: E402
 
@@ -159,6 +161,8 @@ def test_whole_path_with_tracking_compressed_images_and_another_name(
         "image_qos": "sensor_data",
         "describe_new_objects": "What is <region>?",
         "max_tokens": 4,
+        "track_rate": 50,  # a whole number for a float
+        "max_tokenz": 4,  # ROS drops what is not declared: the node says so
         "use_sim_time": True,  # nobody publishes a clock: nothing may wait for one
     }
     remaps = {"__ns": "/robot", "__node": "eyes", "image/compressed": "/camera/jpeg"}
@@ -168,6 +172,7 @@ def test_whole_path_with_tracking_compressed_images_and_another_name(
         PixelReferClient("/robot/eyes") as client,
     ):
         client.wait_ready()
+        assert "max_tokenz" in node.wait_for_line("no such parameter", 5.0)
         object_id = add_when_seen(client, Region(box=Box(20, 30, 30, 30), label="square"))
         objects = peer.listen(msg.ObjectArray, "/robot/eyes/objects")
         described = objects.next(matching=lambda m: any(o.description for o in m.objects)).objects[0]
@@ -180,3 +185,46 @@ def test_whole_path_with_tracking_compressed_images_and_another_name(
         code, seconds = node.stop(signal.SIGTERM)  # while it tracks
         assert (code, seconds < STOP_S) == (0, True), node.output
         assert "Traceback" not in node.output and "a callback failed" not in node.output
+
+
+def test_two_nodes_live_in_one_process(ros_context, tiny_model_folder):
+    stopping = threading.Event()
+    overrides = [
+        rclpy.Parameter("model", value=str(tiny_model_folder)),
+        rclpy.Parameter("tracker_model", value="none"),
+        rclpy.Parameter("autostart", value=False),
+    ]
+    nodes = [
+        PixelReferNode(namespace=name, context=ros_context, stopping=stopping, parameter_overrides=overrides)
+        for name in ("/left", "/right")
+    ]
+    executor = SingleThreadedExecutor(context=ros_context)
+    for node in nodes:
+        executor.add_node(node)
+        assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+    ended = threading.Event()
+
+    def spin() -> None:
+        while not ended.is_set():
+            executor.spin_once(timeout_sec=0.1)
+
+    spinning = threading.Thread(target=spin)
+    spinning.start()
+    with (
+        camera_process("/left/image"),
+        PixelReferClient("/left/pixelrefer") as left,
+        PixelReferClient("/right/pixelrefer") as right,
+    ):
+        left.wait_ready()
+        right.wait_ready()
+        object_id = add_when_seen(left, Region(box=Box(20, 30, 30, 30)))
+        assert left.ask("What is <region>?", [object_id], max_tokens=2).tokens > 0
+        with pytest.raises(NoFrame):
+            right.add_region(Region(box=Box(20, 30, 30, 30)))
+    ended.set()
+    spinning.join()
+    for node in nodes:
+        node.stop()
+        node.destroy_node()
+    executor.shutdown()

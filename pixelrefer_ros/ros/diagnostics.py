@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -91,12 +92,15 @@ class Diagnostics:
             **{name: value for name, value in stats.items() if isinstance(value, int)},
             "objects": self._objects(),
         }
-        for stage, durations in stats.get("stages", {}).items():
+        stages = {"convert": camera.conversions_s() if camera else [], **stats.get("stages", {})}
+        for stage, durations in stages.items():
             for percent, value in zip((50, 99), _percentiles_ms(durations), strict=True):
                 values[f"{stage}_p{percent}_ms"] = f"{value:.2f}"
         for kind, count in self._log.counts().items():
             values[kind] = count
         values["memory_mb"] = f"{_resident_mb():.0f}"
+        if self._parameters.device.startswith("cuda"):
+            values["gpu_memory_mb"] = f"{_gpu_mb():.0f}"
         values["backend"] = (
             f"{self._parameters.backend} {self._parameters.device} {self._parameters.precision}"
         )
@@ -122,6 +126,12 @@ def _percentiles_ms(durations_s: Sequence[float]) -> tuple[float, float]:
         return 0.0, 0.0
     p50, p99 = np.percentile(np.asarray(durations_s, np.float64) * 1e3, (50, 99))
     return float(p50), float(p99)
+
+
+def _gpu_mb() -> float:
+    """Memory that torch holds on the GPU, MB."""
+    torch: Any = sys.modules.get("torch")  # the models have imported it; diagnostics alone must not
+    return float(torch.cuda.memory_allocated()) / 1e6 if torch is not None else 0.0
 
 
 def _resident_mb() -> float:

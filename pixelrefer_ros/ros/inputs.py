@@ -35,6 +35,7 @@ class ImageInput:
         """Subscribe to `image`, or to `image/compressed` if the parameters say so."""
         self._node, self._work, self._log = node, work, log
         self._arrivals: deque[float] = deque(maxlen=256)
+        self._conversions_s: deque[float] = deque(maxlen=256)
         self.received = 0
         compressed = parameters.image_transport == "compressed"
         self._subscription: Subscription = node.create_subscription(
@@ -58,6 +59,10 @@ class ImageInput:
         recent = [arrival for arrival in list(self._arrivals) if arrival >= since]
         return (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 else 0.0
 
+    def conversions_s(self) -> list[float]:
+        """How long the newest images took to become RGB, seconds."""
+        return list(self._conversions_s)
+
     def _raw(self, message: Image) -> None:
         self._take(message, conversions.image_to_frame)
 
@@ -66,9 +71,11 @@ class ImageInput:
 
     def _take(self, message: Any, to_frame: Callable[[Any], Frame]) -> None:
         self.received += 1
-        self._arrivals.append(time.monotonic())
+        arrived = time.monotonic()
+        self._arrivals.append(arrived)
         try:
             frame = to_frame(message)
+            self._conversions_s.append(time.monotonic() - arrived)
         except PixelReferError as error:
             self._log.warn("image refused", str(error))
             return

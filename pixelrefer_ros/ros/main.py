@@ -49,15 +49,14 @@ def main(args: Sequence[str] | None = None) -> int:
     from rclpy.context import Context
     from rclpy.executors import SingleThreadedExecutor
 
-    from pixelrefer_ros.errors import ParameterError
     from pixelrefer_ros.ros.node import PixelReferNode
 
     context = Context()
-    context.init(list(args) if args is not None else None)
     try:
+        context.init(list(args) if args is not None else None)
         node = PixelReferNode(context=context, stopping=stopping)
-    except ParameterError as error:
-        print(f"pixelrefer: {error}", file=sys.stderr)
+    except Exception as error:  # wrong parameters or ROS arguments: one line says which
+        print(f"pixelrefer: cannot start: {error}", file=sys.stderr)
         context.try_shutdown()
         return 1
     executor = SingleThreadedExecutor(context=context)

@@ -56,7 +56,7 @@ class NodeParameters:
         self._unconfigured = unconfigured
         self._on_change = on_change
         self._values: dict[str, Any] = {p.name: _declare(node, p) for p in SCHEMA}
-        self._node = node
+        _warn_of_unknown(node)
         node.add_pre_set_parameters_callback(_integers_to_floats)
         node.add_on_set_parameters_callback(self._check)
         node.add_post_set_parameters_callback(self._take_over)
@@ -99,6 +99,14 @@ def _declare(node: Node, parameter: Parameter) -> Any:
     value = parameter.check(given)
     node.declare_parameter(parameter.name, value, descriptor(parameter), ignore_override=True)
     return value
+
+
+def _warn_of_unknown(node: Node) -> None:
+    """Say which parameters given at start do not exist: ROS drops them without a word, typing errors too."""
+    given = getattr(node, "_parameter_overrides", {})  # rclpy has no public way to see them
+    unknown = sorted(name for name in given if not node.has_parameter(name) and not name.startswith("qos_"))
+    if unknown:
+        node.get_logger().warning(f"ignored, as no such parameter exists: {', '.join(unknown)}")
 
 
 def _integers_to_floats(parameters: list[rclpy.parameter.Parameter]) -> list[rclpy.parameter.Parameter]:
