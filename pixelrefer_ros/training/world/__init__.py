@@ -5,7 +5,7 @@ NumPy and OpenCV only. A scene is its seed; everything follows from it, in every
 """
 
 from pixelrefer_ros.training.world.casting import FRAME_SIZES, Occlusion, SceneSettings, cast_scene
-from pixelrefer_ros.training.world.examples import Example, scene_examples
+from pixelrefer_ros.training.world.examples import Example, scene_examples, scene_texts
 from pixelrefer_ros.training.world.facts import Fact, Facts, Score, parse, score
 from pixelrefer_ros.training.world.questions import KINDS, REGION, ROWS, Row
 from pixelrefer_ros.training.world.rendering import EPOCH_NS, Layers, Renderer
@@ -57,6 +57,7 @@ __all__ = [
     "parse",
     "scene_examples",
     "scene_seeds",
+    "scene_texts",
     "score",
     "split_of",
 ]

@@ -85,6 +85,7 @@ def scene_examples(
     *,
     settings: SceneSettings | None = None,
     kinds: Sequence[str] = tuple(KINDS),
+    moments: int = 0,
 ) -> Iterator[Example]:
     """Examples of one scene, ``count`` or fewer where it offers no more; the same for the same arguments.
 
@@ -93,16 +94,33 @@ def scene_examples(
         count: how many to ask for.
         settings: what kind of scene.
         kinds: which kinds of question.
+        moments: 0 lets every question look where it likes. Otherwise all videos look at one object over one
+            stretch of the scene, and pictures at so many frames of it: less varied, but much cheaper to draw
+            and to encode.
     """
     sight = Sight(Renderer(cast_scene(seed, settings)))
     rng = np.random.default_rng([seed, 2])
-    for kind, draft in _drafts(rng, sight, count, kinds):
+    for kind, draft in _drafts(rng, sight, count, kinds, moments):
         yield _drawn(sight, kind, draft)
 
 
+def scene_texts(seed: int, count: int, *, settings: SceneSettings | None = None) -> Iterator[tuple[str, str]]:
+    """Questions and right answers of one scene, with no picture drawn for them."""
+    sight = Sight(Renderer(cast_scene(seed, settings)))
+    for _, draft in _drafts(np.random.default_rng([seed, 2]), sight, count, tuple(KINDS), 0):
+        yield draft.question, draft.answer
+
+
 def _drafts(
-    rng: np.random.Generator, sight: Sight, count: int, kinds: Sequence[str]
+    rng: np.random.Generator, sight: Sight, count: int, kinds: Sequence[str], moments: int
 ) -> Iterator[tuple[str, Draft]]:
+    stretch = _stretch(rng, sight.scene.frames) if moments else None
+    pictures: Sequence[int] = range(sight.scene.frames)
+    if moments:
+        first, last, spread = stretch or (0, sight.scene.frames - 1, sight.scene.frames)
+        shared = np.unique(np.linspace(first, last, spread).round().astype(int))
+        pictures = sorted(int(i) for i in rng.choice(shared, min(moments, len(shared)), replace=False))
+    filmed = int(rng.integers(len(sight.scene.objects)))
     weights = np.array([KINDS[kind].weight for kind in kinds])
     asked: set[str] = set()
     found = 0
@@ -111,7 +129,9 @@ def _drafts(
             return
         kind = kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
         number = int(rng.integers(len(sight.scene.objects)))
-        views = _views(rng, sight, number, KINDS[kind].views)
+        if stretch and KINDS[kind].views == "video":
+            number = filmed
+        views = _views(rng, sight, number, KINDS[kind].views, stretch, pictures)
         draft = None if views is None else KINDS[kind].make(Asking(rng, sight, number, views))
         if draft is None or repr((draft.question, draft.objects)) in asked:
             continue
@@ -120,22 +140,34 @@ def _drafts(
         yield kind, draft
 
 
-def _views(rng: np.random.Generator, sight: Sight, number: int, wanted: Views) -> tuple[int, ...] | None:
-    frames = sight.scene.frames
+def _stretch(rng: np.random.Generator, frames: int) -> tuple[int, int, int] | None:
+    """The first and last frame of a video, and how many to look at; None where the scene is too short."""
+    count = int(rng.integers(VIDEO_VIEWS[0], VIDEO_VIEWS[1] + 1))
+    shortest = max(count, int(np.ceil(MIN_WINDOW * frames)))
+    if frames < shortest:
+        return None
+    length = int(rng.integers(shortest, frames + 1))
+    first = int(rng.integers(0, frames - length + 1))
+    return first, first + length - 1, count
+
+
+def _views(
+    rng: np.random.Generator,
+    sight: Sight,
+    number: int,
+    wanted: Views,
+    stretch: tuple[int, int, int] | None,
+    pictures: Sequence[int],
+) -> tuple[int, ...] | None:
     if wanted == "video":
-        count = int(rng.integers(VIDEO_VIEWS[0], VIDEO_VIEWS[1] + 1))
-        shortest = max(count, int(np.ceil(MIN_WINDOW * frames)))
-        if frames < shortest:
-            return None
-        length = int(rng.integers(shortest, frames + 1))
-        first = int(rng.integers(0, frames - length + 1))
-        views = choose_views(sight, (number,), first, first + length - 1, count)
+        stretch = stretch or _stretch(rng, sight.scene.frames)
+        views = choose_views(sight, (number,), *stretch) if stretch else None
         return views if views and sight.recognizable(number, views[-1]) else None
     if wanted == "hidden":
-        shares = sight.shares[:, number]
+        shares = sight.shares[pictures, number]
         nearly = np.flatnonzero((shares >= BARELY_SEEN[0]) & (shares <= BARELY_SEEN[1]))
-        return (int(nearly[rng.integers(len(nearly))]),) if len(nearly) else None
-    index = int(rng.integers(frames))
+        return (pictures[int(nearly[rng.integers(len(nearly))])],) if len(nearly) else None
+    index = pictures[int(rng.integers(len(pictures)))]
     return (index,) if sight.recognizable(number, index) else None
 
 

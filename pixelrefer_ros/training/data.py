@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From examples to batches: pictures for the vision encoder, prompts with places for object tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from pixelrefer_ros.model import ObjectCrop, PixelReferConfig, crop_object, global_image
+from pixelrefer_ros.model.prompt import TURN_END, chat_pieces
+from pixelrefer_ros.model.tokenizer import ChatTokenizer
+from pixelrefer_ros.training.checkpoints import tokenizer_of
+from pixelrefer_ros.training.world import KINDS, SEED_RANGES, Example, SceneSettings, Split, scene_examples
+from pixelrefer_ros.types import RgbImage
+
+IGNORED = -100
+"""The label of every token that is no part of an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What a stage of training shows (paper, Sec. 6.1).
+
+    Attributes:
+        name: in logs and files.
+        kinds: of questions.
+        scene: of the scenes.
+        questions: per scene.
+        moments: frames of a scene that pictures are taken from; see `scene_examples`.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    scene: SceneSettings
+    questions: int
+    moments: int
+
+
+PERCEPTION = Stage(
+    "perception",
+    ("category", "color", "shape", "surface", "size", "place", "describe_brief"),
+    SceneSettings(frames=1, objects=(3, 8)),
+    questions=10,
+    moments=1,
+)
+"""Stage 1: what one object in one picture is, and where."""
+INSTRUCTIONS = Stage("instructions", tuple(KINDS), SceneSettings(), questions=20, moments=2)
+"""Stage 2: every kind of question."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Batch:
+    """B questions that share F frames and V views (an object in a frame).
+
+    Attributes:
+        frames: F whole frames, (336, 336, 3) uint8.
+        crops: V objects.
+        frame_of: (V,) the frame of each view.
+        ids: (B, L) int64 tokens of prompt and answer, padded on the right.
+        labels: (B, L) int64, the ids of answers, `IGNORED` elsewhere.
+        length: (B,) tokens before the padding.
+        views: (P,) the view at each ``<REGION>`` run, in reading order; n tokens each.
+    """
+
+    frames: list[RgbImage]
+    crops: list[ObjectCrop]
+    frame_of: list[int]
+    ids: torch.Tensor
+    labels: torch.Tensor
+    length: torch.Tensor
+    views: list[int]
+
+
+def make_batch(examples: Sequence[Example], tokenizer: ChatTokenizer, config: PixelReferConfig) -> Batch:
+    """Gathers examples; a frame, and an object in a frame, are prepared once for all questions.
+
+    Args:
+        examples: at least one.
+        tokenizer: of the model.
+        config: of the model.
+    """
+    frames: dict[tuple[int, int], int] = {}
+    views: dict[tuple[int, int, int], int] = {}
+    batch = Batch([], [], [], *(torch.empty(0, dtype=torch.long),) * 3, [])
+    rows: list[tuple[list[int], int]] = []
+    for example in examples:
+        for number, of_region in zip(example.objects, example.masks, strict=True):
+            for frame, index, mask in zip(example.frames, example.frame_indices, of_region, strict=True):
+                at = (example.scene_seed, index)
+                if at not in frames:
+                    frames[at] = len(frames)
+                    batch.frames.append(global_image(frame.rgb))
+                view = (*at, number)
+                if view not in views:
+                    views[view] = len(views)
+                    batch.frame_of.append(frames[at])
+                    crop = crop_object(
+                        frame.rgb, mask, mask_num=config.mask_num, patch_budget=config.patch_budget
+                    )
+                    batch.crops.append(crop)
+                batch.views.append(views[view])
+        times = [list(example.times_s)] * len(example.masks)
+        prompt = tokenizer.encode(chat_pieces(example.question, times, config.mask_num))
+        answer = tokenizer.encode([(example.answer, False), (TURN_END, True)])
+        rows.append((prompt + answer, len(prompt)))
+    length = torch.tensor([len(ids) for ids, _ in rows])
+    ids = torch.zeros(len(rows), int(length.max()), dtype=torch.long)
+    labels = torch.full_like(ids, IGNORED)
+    for row, (tokens, start) in enumerate(rows):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+        labels[row, start : len(tokens)] = ids[row, start : len(tokens)]
+    return Batch(batch.frames, batch.crops, batch.frame_of, ids, labels, length, batch.views)
+
+
+class WorldBatches(Dataset[Batch]):
+    """The batches of a stage by number: batch k is the same in any process, on any run.
+
+    Args:
+        folder: of the checkpoint, for its tokenizer.
+        config: of the model.
+        stage: what to show.
+        seed: which scenes.
+        scenes: per batch.
+        split: "train", or "val" to watch the training.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: PixelReferConfig,
+        stage: Stage,
+        *,
+        seed: int,
+        scenes: int,
+        split: Split = "train",
+    ) -> None:
+        """See the class."""
+        self._folder, self._config, self._stage = folder, config, stage
+        self._seed, self._scenes, self._split = seed, scenes, split
+
+    @cached_property
+    def _tokenizer(self) -> ChatTokenizer:  # made in the worker: it holds a lock, which cannot travel
+        return tokenizer_of(self._folder)
+
+    def __getitem__(self, number: int) -> Batch:
+        """Draws batch ``number``."""
+        return make_batch(self.examples(number), self._tokenizer, self._config)
+
+    def examples(self, number: int) -> list[Example]:
+        """The examples of a batch."""
+        owned = SEED_RANGES[self._split]
+        rng = np.random.default_rng([self._seed, 3, number])
+        return [
+            example
+            for scene_seed in rng.integers(owned.start, owned.stop, size=self._scenes)
+            for example in scene_examples(
+                int(scene_seed),
+                self._stage.questions,
+                settings=self._stage.scene,
+                kinds=self._stage.kinds,
+                moments=self._stage.moments,
+            )
+        ]
+
+
+def loader(batches: Dataset[Batch], numbers: range, *, workers: int) -> DataLoader[Batch]:
+    """Batches in the order of their numbers, drawn ahead by ``workers`` processes (0: in this one)."""
+    return DataLoader(
+        batches,
+        batch_size=None,
+        sampler=numbers,  # type: ignore[arg-type]
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_one_thread,
+    )
+
+
+def _one_thread(_: int) -> None:
+    import cv2
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small tokenizer trained on the world's own text, with Qwen2's chat tokens and ``<REGION>``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from pixelrefer_ros.training.world import REGION, SceneSettings, scene_seeds, scene_texts
+
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<REGION>")
+VOCABULARY = 768
+
+# Qwen2's own rule for what is a word before bytes are merged: part of the format, as the chat tokens are.
+_QWEN2_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_SCENES, _QUESTIONS = 80, 16
+_FRAMES_OF_TEXT = SceneSettings(frames=16, size=(320, 240))
+
+
+def world_text(seed: int) -> Iterator[str]:
+    """Questions and answers of training scenes, as the prompt holds them; no picture is drawn for them."""
+    yield "user\n[Time 0.0:,Time 1.5:]\nassistant\n"
+    for scene_seed in scene_seeds("train", seed, _SCENES):
+        for question, answer in scene_texts(scene_seed, _QUESTIONS, settings=_FRAMES_OF_TEXT):
+            # Where <region> stands, the model sees [<REGION>...]: the brackets are tokens of their own.
+            yield "user\n" + question.replace(REGION, "[]")
+            yield answer
+
+
+def write_tokenizer(folder: Path, text: Iterable[str], *, vocabulary: int = VOCABULARY) -> dict[str, int]:
+    """Trains a byte-level BPE tokenizer and writes ``tokenizer.json`` and ``tokenizer_config.json``.
+
+    Every byte is in the vocabulary, so that questions in any words can be asked, understood or not.
+
+    Args:
+        folder: must exist.
+        text: to train on; the same text gives the same tokenizer.
+        vocabulary: tokens at most, special ones included.
+
+    Returns:
+        Token to id; the special tokens have the highest ids.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_QWEN2_WORDS), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary - len(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(text, trainer)
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "Qwen2Tokenizer",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "clean_up_tokenization_spaces": False,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    return dict(tokenizer.get_vocab())

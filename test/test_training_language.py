@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training PixelRefer-Lite: batches, gradients everywhere, a falling loss, and runs that go on."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+import torch
+
+from pixelrefer_ros.errors import ParameterError
+from pixelrefer_ros.model import PixelReferLite
+from pixelrefer_ros.training.checkpoints import (
+    Sizes,
+    new_checkpoint,
+    new_network,
+    parameter_count,
+    tokenizer_of,
+    trainable_network,
+    write_network,
+)
+from pixelrefer_ros.training.data import IGNORED, Stage, WorldBatches, make_batch
+from pixelrefer_ros.training.language import (
+    TRAINING,
+    LanguageSettings,
+    Learner,
+    Rates,
+    losses,
+    rates_of,
+    train_language,
+)
+from pixelrefer_ros.training.language_loss import answer_loss, prompt_embeddings
+from pixelrefer_ros.training.loop import Loop, Pace, parameter_groups, read_progress
+from pixelrefer_ros.training.scoring import ask
+from pixelrefer_ros.training.world import (
+    COLORS,
+    KINDS,
+    SHAPES,
+    SIZES,
+    SURFACES,
+    Example,
+    SceneSettings,
+    scene_examples,
+    scene_seeds,
+)
+
+MICRO = Sizes(
+    vision_width=32,
+    vision_layers=1,
+    vision_heads=2,
+    language_width=64,
+    language_layers=2,
+    language_heads=2,
+    mask_num=4,
+    vocabulary=512,
+    patch_budget=48,
+)
+SCENE = SceneSettings(frames=8, size=(320, 240), objects=(2, 3))
+STAGE = Stage("micro", tuple(KINDS), SCENE, questions=4, moments=1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("micro")
+    new_checkpoint(made, MICRO, seed=0)
+    write_network(new_network(made, seed=0), made, made, dtype=torch.float32)
+    return made
+
+
+@pytest.fixture(scope="module")
+def batches(folder):
+    return WorldBatches(folder, new_network(folder, seed=0).config, STAGE, seed=1, scenes=2)
+
+
+def test_a_batch_is_the_same_whoever_draws_it(batches):
+    one, again, other = batches[3], batches[3], batches[4]
+    assert torch.equal(one.ids, again.ids)
+    assert all((a.image == b.image).all() for a, b in zip(one.crops, again.crops, strict=True))
+    assert one.ids.shape != other.ids.shape or not torch.equal(one.ids, other.ids)
+
+
+def test_labels_are_the_answers_and_their_end(folder, batches):
+    model = PixelReferLite.from_pretrained(folder)
+    examples = batches.examples(0)
+    batch = batches[0]
+    assert len(batch.ids) == len(examples)
+    for row, example in enumerate(examples):
+        answer = batch.labels[row][batch.labels[row] != IGNORED].tolist()
+        assert model._tokenizer.decode(answer) == example.answer
+        assert answer[-1] in model._tokenizer.stop_ids
+
+
+def test_views_are_shared_between_questions(batches):
+    examples, batch = batches.examples(0), batches[0]
+    asked = sum(len(of_region) for example in examples for of_region in example.masks)
+    assert len(batch.views) == asked
+    assert len(batch.crops) == len(set(batch.views)) < asked
+    assert len(batch.frames) == len(set(batch.frame_of)) <= len(batch.crops)
+
+
+def test_training_sees_what_inference_sees(folder):
+    model = PixelReferLite.from_pretrained(folder)
+    network = trainable_network(folder)
+    example = next(e for e in scene_examples(5, 8, settings=SCENE) if len(e.frames) == 1)
+    batch = make_batch([example], model._tokenizer, model.config)
+    trained = prompt_embeddings(network, batch)[0]
+    frame = example.frames[0]
+    tokens = model.encode_objects(
+        frame.rgb, [masks[0] for masks in example.masks], model.encode_global(frame.rgb)
+    )
+    prompt = batch.ids[0][batch.labels[0] == IGNORED].tolist()
+    served = model.network.prompt_embeddings(prompt, tokens)
+    # The same float32 weights in passes of other sizes: sums differ in their last bits only.
+    torch.testing.assert_close(trained[: len(prompt)], served, atol=2e-5, rtol=1e-4)
+
+
+def test_every_part_gets_gradients(folder, batches):
+    network = new_network(folder, seed=0)
+    answer_loss(network, batches[0]).loss.backward()
+    learner = Learner(network)
+    without = [name for name, p in learner.named_parameters() if p.grad is None or not p.grad.any()]
+    # What a key's bias adds is the same for every key, and a softmax ignores it; the vision encoder's last
+    # norm is the only other part that may be unused.
+    assert [name for name in without if not name.endswith(("k_proj.bias", "in_proj_bias"))] == []
+
+
+def test_the_loss_of_a_fixed_batch_falls_until_its_answers_are_right(folder, tmp_path):
+    pictures = Stage("fixed", ("category", "color", "place"), SCENE, questions=4, moments=1)
+    network = new_network(folder, seed=0)
+    batch = WorldBatches(folder, network.config, pictures, seed=2, scenes=1)[0]
+    learner = Learner(network).train()
+    groups = parameter_groups({6e-3: [learner]}, weight_decay=0.0)
+    loop = Loop("fixed", learner, groups, tmp_path, Pace(steps=70, log_every=1))
+    loop.run([batch] * 70, lambda item: losses(network, item, bf16=False))
+    with (tmp_path / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    first, last = float(rows[0]["loss"]), float(rows[-1]["loss"])
+    assert last < 0.2 * first
+    assert float(rows[-1]["right"]) > float(rows[0]["right"])
+
+
+def test_a_run_that_stops_goes_on_as_if_it_had_not(folder, batches, tmp_path):
+    batch = batches[0]
+
+    def go_on(out, steps: int) -> tuple[dict[str, torch.Tensor], Loop]:
+        network = new_network(folder, seed=0)
+        learner = Learner(network)
+        groups = parameter_groups({1e-3: [learner]}, weight_decay=0.01)
+        loop = Loop("s", learner, groups, out, Pace(steps=4, save_every=1))
+        loop.resume()
+        loop.run([batch] * steps, lambda item: losses(network, item, bf16=False))
+        return learner.state_dict(), loop
+
+    whole, _ = go_on(tmp_path / "whole", 4)
+    go_on(tmp_path / "parts", 3)
+    parts, loop = go_on(tmp_path / "parts", 1)
+    assert loop.finished
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_a_state_of_other_steps_is_refused(folder, batches, tmp_path):
+    network = new_network(folder, seed=0)
+    learner = Learner(network)
+    groups = parameter_groups({1e-3: [learner]}, weight_decay=0.0)
+    Loop("s", learner, groups, tmp_path, Pace(steps=4)).save()
+    with pytest.raises(ParameterError, match="4 steps"):
+        Loop("s", learner, groups, tmp_path, Pace(steps=5)).resume()
+
+
+def test_each_part_has_its_own_rate_and_norms_do_not_decay(folder):
+    learner = Learner(new_network(folder, seed=0))
+    groups = parameter_groups(rates_of(learner, Rates(1e-3, 0.0, 2e-4)), weight_decay=0.1)
+    assert {group["lr"] for group in groups} == {1e-3, 2e-4}
+    assert not any(p.requires_grad for p in learner.vision.parameters())
+    decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+    assert all(p.dim() >= 2 for group in groups if group["weight_decay"] for p in group["params"])
+    assert id(learner.language.model.embed_tokens.weight) not in decayed
+    trained = {id(p) for group in groups for p in group["params"]}
+    assert trained == {id(p) for p in learner.parameters() if p.requires_grad}
+
+
+def test_two_stages_leave_a_checkpoint_that_answers(tmp_path):
+    settings = LanguageSettings(seed=1, steps=(2, 1), scenes=1, sizes=MICRO, workers=0, log_every=1)
+    assert train_language(tmp_path, settings)
+    model = PixelReferLite.from_pretrained(tmp_path)
+    example: Example = next(scene_examples(scene_seeds("val", 0, 1)[0], 1, settings=SCENE))
+    assert isinstance(ask(model, example), str)
+    recipe = json.loads((tmp_path / "recipe.json").read_text())
+    assert recipe["seed"] == 1
+    assert recipe["parameters"] == parameter_count(trainable_network(tmp_path))
+    progress = read_progress(tmp_path / TRAINING)
+    assert progress == {"stage": "instructions", "step": 1, "steps": 1}
+    written = (tmp_path / "model.safetensors").read_bytes()
+    assert train_language(tmp_path, settings)  # nothing is left to do
+    assert (tmp_path / "model.safetensors").read_bytes() == written
+
+
+def test_the_default_sizes_fit_what_is_shipped_and_its_words_are_single_tokens(tmp_path):
+    new_checkpoint(tmp_path, Sizes(), seed=0)
+    count = parameter_count(new_network(tmp_path, seed=0))
+    assert count <= 10_000_000
+    assert 2 * count <= 20_000_000  # bytes in float16
+    tokenizer = tokenizer_of(tmp_path)
+    for word in (*COLORS, *SHAPES, *SURFACES, *SIZES):
+        assert len(tokenizer.encode([(f" {word}", False)])) == 1, word
+    text = "user\nWhat is [] really? Ünknown words, too."
+    assert tokenizer.decode(tokenizer.encode([(text, False)])) == text
