@@ -155,6 +155,7 @@ def random_weight(key: str, shape: torch.Size, generator: torch.Generator) -> to
 
 def answer(folder: Path, dtype: str, tokens: int) -> dict[str, float | int]:
     """Loads the folder and answers one question about one object of a 640 x 480 picture."""
+    load = os.getloadavg()[0]  # what else the machine was doing
     clock = Clock()
     model = PixelReferLite.from_pretrained(folder, dtype=dtype)
     clock.stop("load_s")
@@ -180,6 +181,7 @@ def answer(folder: Path, dtype: str, tokens: int) -> dict[str, float | int]:
         "further_tokens": steps,
         "tokens_per_s": rate,
         "threads": torch.get_num_threads(),
+        "load_average_before": load,
         "peak_rss_after_load_gib": after_load,
         "peak_rss_gib": peak_gib(),
     }
