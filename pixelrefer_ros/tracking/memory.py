@@ -48,7 +48,7 @@ class MemoryBank:
         grid: int,
         channels: int,
         width: int,
-        device: str,
+        device: torch.device | str,
         dtype: torch.dtype,
     ) -> None:
         """Start with no object.

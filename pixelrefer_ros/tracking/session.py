@@ -14,8 +14,8 @@ from pixelrefer_ros.tracking.followed import Followed, joined
 from pixelrefer_ros.tracking.frame_order import FrameKey, FrameOrder, frame_key
 from pixelrefer_ros.tracking.masks import mask_at_frame_size, mask_box
 from pixelrefer_ros.tracking.prompts import MAX_POINTS, MaskPrompt, PointPrompt, check_frame
-from pixelrefer_ros.tracking.sam2 import Decoded, Features, Sam2
 from pixelrefer_ros.tracking.states import StateRules, Visibility
+from pixelrefer_ros.tracking.steps import Decoded, Features, Sam2Steps
 from pixelrefer_ros.types import Frame, Mask, Track, TrackState
 
 
@@ -36,7 +36,7 @@ class Session:
         bank: row i belongs to the i-th of ``object_ids``.
     """
 
-    def __init__(self, sam2: Sam2, rules: StateRules) -> None:
+    def __init__(self, sam2: Sam2Steps, rules: StateRules) -> None:
         """Start with no object."""
         self._sam2 = sam2
         self._rules = rules
