@@ -10,8 +10,8 @@ ROS := $(shell . tools/which_ros.sh; echo $$PIXELREFER_ROS)
 ENV := . tools/env.sh;
 INTERFACES := $(wildcard msg/*.msg srv/*.srv action/*.action)
 PYTHON_CODE := pixelrefer_ros export engines launch test bench demo tools setup.py
-# What the build links one by one: it must see new files. (Python code is used from the checkout.)
-LINKED := $(wildcard export/*.py engines/*.py launch/*.py config/* rviz/*)
+# The build links these one by one: it must run again when there is a new one, not when one has changed.
+LINKED := find export engines launch config rviz -type f ! -path '*/__pycache__/*'
 
 help: ## say what can be made
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 16
@@ -22,7 +22,11 @@ setup: .colcon/ready-$(ROS) ## make .venv and build the messages; a second run d
 	@tools/check_machine.sh $(PYTHON)
 	@tools/make_venv.sh $(PYTHON)
 
-.colcon/ready-$(ROS): .venv/ready-$(ROS) $(INTERFACES) $(LINKED) package.xml CMakeLists.txt tools/build_interfaces.sh tools/fix_imported.cmake
+.venv/linked: .venv/ready-$(ROS) FORCE
+	@$(LINKED) | sort | cmp -s - $@ || $(LINKED) | sort > $@
+FORCE:
+
+.colcon/ready-$(ROS): .venv/linked $(INTERFACES) package.xml CMakeLists.txt tools/build_interfaces.sh tools/fix_imported.cmake
 	@tools/check_machine.sh $(PYTHON)
 	@tools/build_interfaces.sh
 

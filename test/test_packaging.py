@@ -23,7 +23,9 @@ import pixelrefer_ros
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pixelrefer_ros"
-SOURCES = sorted(PACKAGE.rglob("*.py"))
+ROOMS_BESIDE = ("export", "engines")
+"""Rooms that lie beside the package and are installed into it."""
+SOURCES = sorted(path for room in (PACKAGE.name, *ROOMS_BESIDE) for path in (ROOT / room).rglob("*.py"))
 NO_ROS = {"rclpy", "launch", "launch_ros", "ament_index_python", "sensor_msgs", "std_msgs", "geometry_msgs"}
 # What each room may import of the others. types, errors and parameters hold no behaviour: everybody may.
 ROOM_IMPORTS = {
@@ -84,9 +86,9 @@ def test_package_xml_names_every_package_that_cmake_and_messages_use() -> None:
 
 def test_only_the_ros_room_imports_ros() -> None:
     imports = {
-        path.relative_to(PACKAGE): {name.split(".")[0] for name in imported_modules(path)} & NO_ROS
+        path: {name.split(".")[0] for name in imported_modules(path)} & NO_ROS
         for path in SOURCES
-        if path.relative_to(PACKAGE).parts[0] != "ros"
+        if PACKAGE / "ros" not in path.parents
     }
     assert {str(path): names for path, names in imports.items() if names} == {}
 
@@ -136,7 +138,7 @@ def test_every_requirement_is_pinned_and_pip_gets_all_of_the_core() -> None:
 def test_a_wheel_holds_every_module_and_the_command(tmp_path: Path) -> None:
     source = tmp_path / "source"
     skipped = shutil.ignore_patterns("__pycache__", "built")
-    for room in ("pixelrefer_ros", "export", "engines"):
+    for room in (PACKAGE.name, *ROOMS_BESIDE):
         shutil.copytree(ROOT / room, source / room, ignore=skipped)
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -149,8 +151,9 @@ def test_a_wheel_holds_every_module_and_the_command(tmp_path: Path) -> None:
         held = set(archive.namelist())
         (entry,) = [name for name in held if name.endswith("entry_points.txt")]
         assert "pixelrefer = pixelrefer_ros.cli:main" in archive.read(entry).decode()
-    expected = {str(path.relative_to(ROOT)) for path in SOURCES}
-    expected |= {f"pixelrefer_ros/{room}/__init__.py" for room in ("export", "engines")}
+    data = [path for room in ROOMS_BESIDE for path in (ROOT / room).rglob("*.yaml")]
+    lying = {path.relative_to(ROOT) for path in [*SOURCES, *data]}
+    expected = {str(path if path.parts[0] == PACKAGE.name else PACKAGE.name / path) for path in lying}
     assert expected - held == set()
     assert {name.split("/")[0] for name in held if not name.split("/")[0].endswith(".dist-info")} == {
         "pixelrefer_ros"
