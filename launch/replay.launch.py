@@ -6,6 +6,8 @@ recording has ended, so that its last pictures can still be asked about. The rec
 outrun the node, as a camera would; `pixelrefer replay` looks at every frame.
 """
 
+from pathlib import Path
+
 from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
@@ -15,7 +17,7 @@ from launch.actions import (
     TimerAction,
 )
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import LaunchConfiguration, PathJoinSubstitution, ThisLaunchFileDir
+from launch.substitutions import LaunchConfiguration
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -29,9 +31,7 @@ def generate_launch_description() -> LaunchDescription:
             ),
             # First: what it sets for images holds for the player too, which publishes them.
             IncludeLaunchDescription(
-                PythonLaunchDescriptionSource(
-                    PathJoinSubstitution([ThisLaunchFileDir(), "pixelrefer.launch.py"])
-                ),
+                PythonLaunchDescriptionSource(str(Path(__file__).absolute().parent / "pixelrefer.launch.py")),
                 launch_arguments=[("use_sim_time", "true")],
             ),
             OpaqueFunction(function=play),
