@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from pixelrefer_ros.model.tokenizer import ChatTokenizer
 from pixelrefer_ros.training.checkpoints import tokenizer_of
 from pixelrefer_ros.training.world import KINDS, SEED_RANGES, Example, SceneSettings, Split, scene_examples
 from pixelrefer_ros.types import RgbImage
+
+Item = TypeVar("Item")
 
 IGNORED = -100
 """The label of every token that is no part of an answer."""
@@ -169,7 +172,7 @@ class WorldBatches(Dataset[Batch]):
         ]
 
 
-def loader(batches: Dataset[Batch], numbers: range, *, workers: int) -> DataLoader[Batch]:
+def loader(batches: Dataset[Item], numbers: range, *, workers: int) -> DataLoader[Item]:
     """Batches in the order of their numbers, drawn ahead by ``workers`` processes (0: in this one)."""
     return DataLoader(
         batches,
