@@ -18,7 +18,13 @@ from typing import Any
 
 STOP_S = 2.0
 """The node's promise: it has stopped so long after SIGINT or SIGTERM."""
-_START_S = 60.0
+START_S = 90.0
+"""Loading torch takes seconds; on a machine that runs much else, many."""
+
+
+def stop_limit_s() -> float:
+    """`STOP_S`, and longer in proportion where more runs than there are cores."""
+    return STOP_S * max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
 
 
 class Child:
@@ -57,7 +63,7 @@ class Child:
         """Everything it printed until now."""
         return "\n".join(self.lines)
 
-    def wait_for_line(self, text: str, timeout_s: float = _START_S, *, after: int = 0) -> str:
+    def wait_for_line(self, text: str, timeout_s: float = START_S, *, after: int = 0) -> str:
         """The first line, from line `after` on, that contains `text`."""
         deadline = time.monotonic() + timeout_s
         with self._news:
@@ -157,18 +163,21 @@ class Peer:
         until(publisher.get_subscription_count, what=f"a subscriber of {topic}")
         return publisher
 
-    def call(self, kind: Any, name: str, request: Any, *, timeout_s: float = 20.0, again: bool = True) -> Any:
-        """Call a service; `again`: repeat it every two seconds, as a first reply can be lost."""
+    def send(self, kind: Any, name: str, request: Any, *, timeout_s: float = START_S) -> Any:
+        """Send a request; the future of its reply."""
         if name not in self._clients:
             self._clients[name] = self.node.create_client(kind, name)
         client = self._clients[name]
         assert client.wait_for_service(timeout_s), f"no service {name}"
+        return client.call_async(request)
+
+    def call(self, kind: Any, name: str, request: Any, *, timeout_s: float = 30.0, again: bool = True) -> Any:
+        """Call a service; `again`: repeat it every five seconds, as a first reply can be lost."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            replied = threading.Event()
-            future = client.call_async(request)
-            future.add_done_callback(lambda _future, replied=replied: replied.set())
-            if replied.wait(2.0 if again else timeout_s):
+            future = self.send(kind, name, request)
+            with contextlib.suppress(AssertionError):
+                until(future.done, 5.0 if again else timeout_s)
                 return future.result()
         raise AssertionError(f"no reply from {name}")
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.ros
 
 import pixelrefer_ros.msg as msg  # noqa: E402
 from action_msgs.msg import GoalStatus  # noqa: E402
-from node_processes import Peer, camera_process, node_process, until  # noqa: E402
+from node_processes import START_S, Peer, camera_process, node_process, until  # noqa: E402
 from pixelrefer_ros.action import Ask  # noqa: E402
 from pixelrefer_ros.srv import AskQuestion  # noqa: E402
 from rclpy.action import ActionClient  # noqa: E402
@@ -45,7 +45,7 @@ def node(tmp_path_factory):
 @pytest.fixture(scope="module")
 def client(node):
     with PixelReferClient() as client:
-        client.wait_ready()
+        client.wait_ready(START_S)
         yield client
 
 
@@ -234,7 +234,7 @@ def test_question_by_topic_is_answered_on_the_answers_topic_also_when_refused(pe
 def test_client_that_closes_takes_its_questions_with_it(client, peer, long_question):
     answers = peer.listen(msg.Answer, "/pixelrefer/answers", 50)
     with PixelReferClient() as other:
-        other.wait_ready()
+        other.wait_ready(START_S)
         begun = threading.Event()
         pending = other.start(long_question, on_text=lambda _text, _tokens: begun.set())
         assert begun.wait(20.0)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.ros
 import pixelrefer_ros.msg as msg  # noqa: E402
 from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
 from geometry_msgs.msg import Point, PointStamped  # noqa: E402
-from node_processes import Peer, camera_process, node_process, until  # noqa: E402
+from node_processes import START_S, Peer, camera_process, node_process, until  # noqa: E402
 from pixelrefer_ros.srv import AddRegion  # noqa: E402
 from rcl_interfaces.msg import Parameter, ParameterDescriptor, ParameterType, ParameterValue  # noqa: E402
 from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters  # noqa: E402
@@ -48,7 +48,7 @@ def node(tiny_model_folder):
 @pytest.fixture(scope="module")
 def client(node):
     with PixelReferClient() as client:
-        client.wait_ready()
+        client.wait_ready(START_S)
         yield client
 
 
