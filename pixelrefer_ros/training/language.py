@@ -25,6 +25,7 @@ from pixelrefer_ros.training.checkpoints import (
 from pixelrefer_ros.training.data import INSTRUCTIONS, PERCEPTION, Batch, Stage, WorldBatches, loader
 from pixelrefer_ros.training.language_loss import answer_loss
 from pixelrefer_ros.training.loop import Loop, Pace, parameter_groups, read_progress
+from pixelrefer_ros.training.lora import add_low_rank, merge_low_rank
 
 RECIPE = "recipe.json"
 TRAINING = "training"
@@ -49,6 +50,14 @@ class Rates:
     language: float
 
 
+FROM_NOTHING = (Rates(1e-3, 5e-4, 5e-4), Rates(5e-4, 5e-4, 5e-4))
+"""Of both stages, for random weights."""
+FINE_TUNING = (Rates(1e-4, 0.0, 1e-5), Rates(1e-5, 0.0, 1e-5))
+"""For a trained checkpoint: the vision encoder stays, the rest moves as slowly as in the paper."""
+LOW_RANK = (Rates(1e-4, 0.0, 2e-4), Rates(1e-5, 0.0, 2e-4))
+"""With low-rank updates of the language model, which begin at zero and need more."""
+
+
 @dataclass(frozen=True, slots=True)
 class LanguageSettings:
     """One training run.
@@ -61,6 +70,7 @@ class LanguageSettings:
         weight_decay: of matrices.
         sizes: of a new model.
         start_from: a checkpoint to go on from, instead of random weights.
+        lora_rank: 0 trains the language model itself; otherwise low-rank updates of it, merged at the end.
         workers: processes that draw scenes.
         device: "cpu" or "cuda".
         bf16: compute in bfloat16 where that is safe; weights stay float32.
@@ -72,10 +82,11 @@ class LanguageSettings:
     seed: int = 0
     steps: tuple[int, int] = (6000, 14000)
     scenes: int = 8
-    rates: tuple[Rates, Rates] = field(default=(Rates(1e-3, 5e-4, 5e-4), Rates(5e-4, 5e-4, 5e-4)))
+    rates: tuple[Rates, Rates] = FROM_NOTHING
     weight_decay: float = 0.05
     sizes: Sizes = field(default_factory=Sizes)
     start_from: Path | None = None
+    lora_rank: int = 0
     workers: int = 2
     device: str = "cpu"
     bf16: bool = False
@@ -97,7 +108,8 @@ class Learner(nn.Module):
 def train_language(out: Path, settings: LanguageSettings) -> bool:
     """Trains a PixelRefer-Lite, or goes on with the run that the folder holds.
 
-    Writes the checkpoint into ``out`` (released layout, float16), log and state into ``out/training``.
+    Writes the finished checkpoint into ``out`` (released layout, float16), log and state into
+    ``out/training``.
 
     Returns:
         Whether training is finished; False when the minutes ended first.
@@ -112,7 +124,10 @@ def train_language(out: Path, settings: LanguageSettings) -> bool:
     stages = list(zip((PERCEPTION, INSTRUCTIONS), settings.steps, settings.rates, strict=True))
     names = [stage.name for stage, _, _ in stages]
     done = names.index(progress["stage"]) if progress and progress["stage"] in names else 0
+    if settings.lora_rank:
+        add_low_rank(network.language, settings.lora_rank)
     learner = Learner(network).to(settings.device).train()
+    out.mkdir(parents=True, exist_ok=True)
     (out / RECIPE).write_text(json.dumps(_recipe(settings, network), indent=1) + "\n", encoding="utf-8")
     for place, (stage, steps, rates) in enumerate(stages):
         if place < done or not steps:
@@ -128,9 +143,13 @@ def train_language(out: Path, settings: LanguageSettings) -> bool:
                 lambda batch: losses(network, batch, bf16=settings.bf16),
             )
         loop.save()
-        write_network(network, out, source, dtype=torch.float16)
         if not loop.finished:
+            if not settings.lora_rank:  # to look at; low-rank updates are merged at the end only
+                write_network(network, out, source, dtype=torch.float16)
             return False
+    if settings.lora_rank:
+        merge_low_rank(network.language)
+    write_network(network, out, source, dtype=torch.float16)
     return True
 
 
@@ -151,7 +170,10 @@ def rates_of(network: nn.Module, rates: Rates) -> dict[float, list[nn.Module]]:
     by_rate: dict[float, list[nn.Module]] = {}
     for name, rate in asdict(rates).items():
         module = getattr(network, name)
-        module.requires_grad_(rate > 0)
+        updates = [p for key, p in module.named_parameters() if "lora_" in key]
+        module.requires_grad_(rate > 0 and not updates)
+        for update in updates:
+            update.requires_grad_(rate > 0)
         if rate > 0:
             by_rate.setdefault(rate, []).append(module)
     return by_rate

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -104,7 +103,7 @@ class Loop:
         out.mkdir(parents=True, exist_ok=True)
         self._optimizer = torch.optim.AdamW(groups, betas=_BETAS)
         self._schedule = get_cosine_schedule_with_warmup(
-            self._optimizer, math.ceil(WARM_UP * pace.steps), pace.steps
+            self._optimizer, int(WARM_UP * pace.steps), pace.steps
         )
         self.step = 0
 

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``pixelrefer train language|tracker``: one command makes a model, and goes on with a stopped run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from pixelrefer_ros.errors import ParameterError
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the verb's arguments; what is not given keeps the default of the settings' class."""
+    models = parser.add_subparsers(dest="model", required=True, metavar="MODEL")
+    language = models.add_parser("language", help="PixelRefer-Lite, in two stages")
+    _common(language)
+    language.add_argument(
+        "--steps", type=int, nargs=2, metavar=("STAGE1", "STAGE2"), help="0 leaves a stage out"
+    )
+    language.add_argument(
+        "--lora",
+        type=int,
+        default=0,
+        metavar="RANK",
+        help="with --from: train low-rank updates of the language model only",
+    )
+    language.add_argument("--mask-num", type=int, help="object tokens of a region, of a new model")
+    tracker = models.add_parser("tracker", help="SAM 2 on prompted clips with memory")
+    _common(tracker)
+    tracker.add_argument("--steps", type=int)
+    tracker.add_argument("--image-size", type=int, help="side of the model's input, px")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains until the end, or until ``--minutes`` are over.
+
+    Raises:
+        CheckpointError: ``--from`` or the state in ``--out`` cannot be used.
+        ParameterError: a setting that cannot be, or a device that is not there.
+    """
+    import torch  # slow to load: help and typing errors do without
+
+    _check(args)
+    device = args.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ParameterError("--device is cuda, but torch sees no GPU here: use cpu")
+    given: dict[str, Any] = {
+        "seed": args.seed,
+        "device": device,
+        "bf16": device == "cuda" and not args.float32,
+        "minutes": args.minutes,
+        "start_from": args.start_from,
+    }
+    for name in ("scenes", "workers"):
+        if getattr(args, name) is not None:
+            given[name] = getattr(args, name)
+    finished = _language(args, given) if args.model == "language" else _tracker(args, given)
+    command = "finished" if finished else "stopped: the same command goes on"
+    print(f"{args.out}: {command}")
+    return 0
+
+
+def _language(args: argparse.Namespace, given: dict[str, Any]) -> bool:
+    from pixelrefer_ros.training import language
+    from pixelrefer_ros.training.checkpoints import Sizes
+
+    if args.steps is not None:
+        given["steps"] = tuple(args.steps)
+    if args.mask_num is not None:
+        given["sizes"] = Sizes(mask_num=args.mask_num)
+    if args.start_from is not None:
+        given["rates"] = language.LOW_RANK if args.lora else language.FINE_TUNING
+    return language.train_language(args.out, language.LanguageSettings(**given, lora_rank=args.lora))
+
+
+def _tracker(args: argparse.Namespace, given: dict[str, Any]) -> bool:
+    from pixelrefer_ros.training.tracker import TrackerSettings, train_tracker
+
+    if args.steps is not None:
+        given["steps"] = args.steps
+    if args.image_size is not None:
+        given["image_size"] = args.image_size
+    return train_tracker(args.out, TrackerSettings(**given))
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of the checkpoint; training/ holds log and state"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of weights and scenes")
+    parser.add_argument("--from", dest="start_from", type=Path, help="a checkpoint's folder to go on from")
+    parser.add_argument("--scenes", type=int, help="per step")
+    parser.add_argument("--workers", type=int, help="processes that draw scenes")
+    parser.add_argument("--minutes", type=float, default=0.0, help="stop after so many; 0: train to the end")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
+    parser.add_argument("--float32", action="store_true", help="no bfloat16 on a GPU")
+
+
+def _check(args: argparse.Namespace) -> None:
+    steps = args.steps if isinstance(args.steps, list) else [args.steps]
+    lowest = {"--seed": (args.seed, 0), "--scenes": (args.scenes, 1), "--workers": (args.workers, 0)}
+    lowest |= {"--minutes": (args.minutes, 0)}
+    lowest |= {"--steps": (min(steps) if steps[0] is not None else None, 0 if len(steps) > 1 else 1)}
+    if args.model == "language":
+        lowest |= {"--lora": (args.lora, 0), "--mask-num": (args.mask_num, 1)}
+        if args.lora and args.start_from is None:
+            raise ParameterError("--lora needs --from: low-rank updates are of a trained checkpoint")
+    for name, (value, least) in lowest.items():
+        if value is not None and value < least:
+            raise ParameterError(f"{name} is {value}: give at least {least}")
+
+
+if __name__ == "__main__":
+    _parser = argparse.ArgumentParser(prog="pixelrefer train", description=__doc__)
+    add_arguments(_parser)
+    sys.exit(run(_parser.parse_args()))

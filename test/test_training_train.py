@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``pixelrefer train``: one command from nothing to a model, and on from a trained one."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+import torch
+
+from pixelrefer_ros.errors import CheckpointError, ParameterError
+from pixelrefer_ros.model import PixelReferLite, write_tiny_checkpoint
+from pixelrefer_ros.tracking import StreamTracker
+from pixelrefer_ros.training import train
+from pixelrefer_ros.training.checkpoints import trainable_network, weights_of
+from pixelrefer_ros.training.language import Learner, Rates, rates_of
+from pixelrefer_ros.training.lora import TARGETS, add_low_rank, merge_low_rank
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def arguments(*given: object) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    train.add_arguments(parser)
+    return parser.parse_args([str(value) for value in given])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("released"), mask_num=4, tied=False)
+
+
+def test_one_command_makes_a_tracker(tmp_path, capsys):
+    given = ("tracker", "--out", tmp_path, "--seed", 2, "--steps", 1, "--scenes", 1, "--workers", 0)
+    assert train.run(arguments(*given, "--image-size", 64, "--device", "cpu")) == 0
+    assert "finished" in capsys.readouterr().out
+    assert StreamTracker.from_pretrained(tmp_path).object_ids == ()
+
+
+def parts_that_moved(before_folder, after_folder) -> set[str]:
+    """Names of weights that differ by more than the float16 that they are written in."""
+    before, after = (weights_of(trainable_network(f), torch.float16) for f in (before_folder, after_folder))
+    assert set(before) == set(after)
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_a_trained_checkpoint_is_fine_tuned(trained, tmp_path):
+    given = ("language", "--out", tmp_path / "tuned", "--from", trained, "--steps", 3, 0, "--scenes", 1)
+    assert train.run(arguments(*given, "--workers", 0, "--device", "cpu")) == 0
+    moved = parts_that_moved(trained, tmp_path / "tuned")
+    assert any(name.startswith("model.region_encoder.") for name in moved)
+    assert any(name.startswith("model.layers.") for name in moved)
+    assert not any(name.startswith("model.vision_encoder.") for name in moved)
+    PixelReferLite.from_pretrained(tmp_path / "tuned")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("language", "--seed", -1),
+        ("language", "--steps", -1, 0),
+        ("language", "--lora", 4),
+        ("language", "--mask-num", 0),
+        ("tracker", "--steps", 0),
+        ("tracker", "--minutes", -1),
+    ],
+)
+def test_wrong_settings_are_refused(given, tmp_path):
+    with pytest.raises(ParameterError):
+        train.run(arguments(*given, "--out", tmp_path / "x"))
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="nowhere"):
+        train.run(arguments("language", "--out", tmp_path, "--from", tmp_path / "nowhere", "--device", "cpu"))
+
+
+def test_merged_low_rank_updates_compute_the_same(trained):
+    pytest.importorskip("peft", reason="LoRA is optional")
+    network = trainable_network(trained)
+    names = set(network.language.state_dict())
+    chance = torch.Generator().manual_seed(0)
+    embeddings = torch.randn(1, 6, network.config.language.hidden_size, generator=chance)
+    with torch.no_grad():
+        plain = network.language(inputs_embeds=embeddings).logits
+        add_low_rank(network.language, 4)
+        torch.testing.assert_close(network.language(inputs_embeds=embeddings).logits, plain)
+        for name, parameter in network.language.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+        changed = network.language(inputs_embeds=embeddings).logits
+        merge_low_rank(network.language)
+        merged = network.language(inputs_embeds=embeddings).logits
+    assert not torch.allclose(changed, plain, atol=1e-3)
+    # One product instead of two: float32 rounds differently in the sixth digit.
+    torch.testing.assert_close(merged, changed, atol=1e-4, rtol=1e-4)
+    assert set(network.language.state_dict()) == names
+
+
+def test_low_rank_training_learns_updates_and_leaves_a_plain_checkpoint(trained, tmp_path):
+    pytest.importorskip("peft", reason="LoRA is optional")
+    given = ("language", "--out", tmp_path / "tuned", "--from", trained, "--steps", 4, 0, "--scenes", 1)
+    assert train.run(arguments(*given, "--lora", 2, "--workers", 0, "--device", "cpu")) == 0
+    moved = parts_that_moved(trained, tmp_path / "tuned")
+    in_layers = {name for name in moved if name.startswith("model.layers.")}
+    assert in_layers
+    assert all(any(target in name for target in TARGETS) for name in in_layers)
+
+
+def test_only_updates_of_the_language_model_learn(trained):
+    pytest.importorskip("peft", reason="LoRA is optional")
+    network = trainable_network(trained)
+    add_low_rank(network.language, 2)
+    learner = Learner(network)
+    rates_of(learner, Rates(1e-4, 0.0, 1e-4))
+    learning = {name for name, p in learner.named_parameters() if p.requires_grad}
+    assert all("lora_" in name or name.startswith("object_encoder.") for name in learning)
+    assert any("lora_" in name for name in learning)
