@@ -18,6 +18,7 @@ from pixelrefer_ros.offline import write_image_bag
 from pixelrefer_ros.types import Frame
 
 pytest.importorskip("rclpy")
+pytest.importorskip("pixelrefer_ros.msg")
 pytestmark = pytest.mark.ros
 
 CAMERA = Path(__file__).parent.parent / "demo/camera.py"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rclpy")
+pytest.importorskip("pixelrefer_ros.msg")
 pytestmark = pytest.mark.ros
 
 import pixelrefer_ros.msg as msg  # noqa: E402
