@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From torch to ONNX, one graph per component. Empty so far: models run in torch; nothing is exported yet.
+"""From torch to ONNX, one graph per component. Installed as `pixelrefer_ros.export`."""
 
-Installed as `pixelrefer_ros.export`.
-"""
+from __future__ import annotations
+
+from pixelrefer_ros.export.graph import GraphPlan, export_graph
+from pixelrefer_ros.export.language import CONTEXT_LENGTH, export_dtype, export_language
+
+__all__ = ["CONTEXT_LENGTH", "GraphPlan", "export_dtype", "export_graph", "export_language"]

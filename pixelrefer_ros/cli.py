@@ -16,6 +16,7 @@ from pixelrefer_ros import __version__
 from pixelrefer_ros.errors import PixelReferError
 
 VERBS = {
+    "export": "write a model as ONNX graphs that run without torch's networks",
     "replay": "track and ask over a recorded camera topic, with no ROS",
     "verify": "check a model folder against the numbers of a reference implementation",
 }

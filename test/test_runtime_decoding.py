@@ -210,7 +210,7 @@ def test_backend_is_chosen_with_a_reason() -> None:
     assert chosen == "torch"
     assert "torch" in why
     for name in ("tensorrt", "onnxruntime"):
-        with pytest.raises(ParameterError, match="use 'auto' or 'torch'"):
+        with pytest.raises(ParameterError, match=r"pixelrefer export.*or use 'torch'"):
             choose_backend(name)
     with pytest.raises(ParameterError, match="tensorrt, onnxruntime, torch"):
         choose_backend("jax")

@@ -14,17 +14,21 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from pixelrefer_ros.errors import CheckpointError, InputFileError
+from pixelrefer_ros.model.compiled import CompiledNetwork
 from pixelrefer_ros.model.network import PixelReferNetwork
+from pixelrefer_ros.model.region_network import RegionNetwork
 from pixelrefer_ros.types import Mask, RgbImage
 
 EXPECTED = "expected.npz"
+
+Network = TypeVar("Network", bound=PixelReferNetwork | CompiledNetwork)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,28 +73,40 @@ def read_parity_cases(folder: Path) -> list[ParityCase]:
     return [_case(path, name, arrays) for name in names]
 
 
-def with_published_budget(network: PixelReferNetwork, case: ParityCase) -> tuple[PixelReferNetwork, str]:
-    """Networks that crop as published, and why they differ from the model's own; "" where they do not.
-
-    The published computation has no bound on a crop's patches: a case beyond the model's needs a larger one.
-    """
+def published_patches(case: ParityCase) -> int:
+    """Patches of the largest crop in a case's numbers; 0 where it gives none."""
     shapes = [
         case.expected[f"grid_mask_{place}"].shape
         for place in range(len(case.masks))
         if f"grid_mask_{place}" in case.expected
     ]
-    largest = max((math.prod(shape) for shape in shapes), default=0)
+    return max((math.prod(shape) for shape in shapes), default=0)
+
+
+def with_published_budget(network: Network, case: ParityCase) -> tuple[Network, str]:
+    """Networks that crop as published, and why they differ from the model's own; "" where they do not.
+
+    The published computation has no bound on a crop's patches: a case beyond the model's needs a larger one.
+
+    Raises:
+        InputFileError: the networks are compiled for fewer patches.
+    """
+    largest = published_patches(case)
     budget = network.config.patch_budget
     if largest <= budget:
         return network, ""
+    if network.patch_limit is not None and largest > network.patch_limit:
+        raise InputFileError(
+            f"{case.name} has a crop of {largest} patches, but the model was exported for "
+            f"{network.patch_limit}: "
+            f"export it again with --patch-budget {largest}"
+        )
     config = dataclasses.replace(network.config, patch_budget=largest)
     note = f"compared with {largest} patches; the model's patch_budget {budget} would shrink this crop"
     return dataclasses.replace(network, config=config), note
 
 
-def prompt_embeddings(
-    network: PixelReferNetwork, case: ParityCase, tokens: torch.Tensor
-) -> torch.Tensor | None:
+def prompt_embeddings(network: RegionNetwork, case: ParityCase, tokens: torch.Tensor) -> torch.Tensor | None:
     """(L, D) of a case's prompt with its object tokens (K, n, D); None where it gives no ``input_ids``.
 
     Raises:

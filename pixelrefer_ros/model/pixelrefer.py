@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,21 +12,28 @@ import torch
 
 from pixelrefer_ros.errors import BadQuestion, CheckpointError, ParameterError
 from pixelrefer_ros.model.checkpoint import content_hash, load_network
+from pixelrefer_ros.model.compiled import open_network
 from pixelrefer_ros.model.config import PixelReferConfig
 from pixelrefer_ros.model.hub import find_checkpoint
-from pixelrefer_ros.model.network import GlobalFeatures, ObjectTokens, PixelReferNetwork
 from pixelrefer_ros.model.prompt import TimedTokens, chat_pieces
+from pixelrefer_ros.model.region_network import GlobalFeatures, ObjectTokens, RegionNetwork
 from pixelrefer_ros.model.tokenizer import ChatTokenizer
 from pixelrefer_ros.runtime import (
+    BACKENDS,
     GREEDY,
     GeneratedToken,
     Sampling,
     StreamingDetokeniser,
-    TorchDecoder,
     choose_backend,
     decode,
+    file_hash,
+    open_backend,
+    read_manifest,
 )
+from pixelrefer_ros.runtime.manifest import MANIFEST
 from pixelrefer_ros.types import Mask, RgbImage
+
+_log = logging.getLogger(__name__)
 
 _DTYPES = {
     "float32": torch.float32,
@@ -47,44 +55,61 @@ class PixelReferLite:
     Attributes:
         name: the last part of the folder or hub id it came from.
         content_hash: hex SHA-256 over config, weights and tokenizer files.
-        backend: what runs the language model.
+        backend: what runs the networks.
         network: the networks themselves.
     """
 
-    def __init__(self, name: str, digest: str, network: PixelReferNetwork, tokenizer: ChatTokenizer) -> None:
+    def __init__(self, name: str, digest: str, network: RegionNetwork, tokenizer: ChatTokenizer) -> None:
         """See the class."""
         self.name = name
         self.content_hash = digest
         self.backend = "torch"
         self.network = network
         self._tokenizer = tokenizer
-        self._decoder = TorchDecoder(network.language)
+        self._decoder = network.decoder()
 
     @classmethod
     def from_pretrained(
         cls, path_or_id: str | Path, *, device: str = "cpu", dtype: str = "float32", backend: str = "auto"
     ) -> PixelReferLite:
-        """Loads a checkpoint in the released layout.
+        """Loads a checkpoint in the released layout, or an exported folder.
 
         Args:
             path_or_id: a folder, or an id on the Hugging Face hub.
             device: "cpu", "cuda" or "cuda:N".
-            dtype: "float32", "bfloat16" ("bf16") or "float16" ("fp16"); of the weights and the computation.
-            backend: what runs the language model, see `choose_backend`.
+            dtype: "float32", "bfloat16" ("bf16") or "float16" ("fp16"); of the weights and the computation;
+                an exported folder has its own.
+            backend: what runs the networks, see `choose_backend`.
 
         Raises:
             CheckpointError: the checkpoint cannot be loaded; the message says what to change.
             ParameterError: an unknown device, dtype or backend, or one this machine does not have.
         """
-        choose_backend(backend)
         place, number = _device(device), _dtype(dtype)
+        if backend not in BACKENDS:
+            choose_backend(backend)  # says which there are, before anything is fetched
         folder, name = find_checkpoint(path_or_id)
+        chosen, reason = choose_backend(backend, folder)
+        _log.info("backend %s for %s (%s)", chosen, folder, reason)
+        if chosen != "torch":
+            return cls._from_exported(folder, chosen, place)
         with ThreadPoolExecutor(1) as beside:  # hashing reads what loading reads: together they cost one pass
             digest = beside.submit(content_hash, folder)
             network = load_network(folder, device=place, dtype=number)
             tokenizer = ChatTokenizer(folder)
         _check_region_token(folder, network.config, tokenizer)
         return cls(name, digest.result(), network, tokenizer)
+
+    @classmethod
+    def _from_exported(cls, folder: Path, backend: str, device: torch.device) -> PixelReferLite:
+        """An exported folder; its precision is its own."""
+        network = open_network(folder, open_backend(backend, str(device)), device)
+        tokenizer = ChatTokenizer(folder)
+        _check_region_token(folder, network.config, tokenizer)
+        # The manifest holds the hash of every graph.
+        model = cls(read_manifest(folder).name, file_hash(folder / MANIFEST), network, tokenizer)
+        model.backend = backend
+        return model
 
     @property
     def config(self) -> PixelReferConfig:

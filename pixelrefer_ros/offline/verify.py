@@ -7,6 +7,7 @@ import argparse
 import math
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,27 +19,32 @@ from numpy.typing import NDArray
 
 from pixelrefer_ros.errors import InputFileError, PixelReferError
 from pixelrefer_ros.model import (
+    CompiledNetwork,
     ObjectCrop,
     PixelReferNetwork,
     global_image,
     load_network,
+    open_network,
     patchify,
     region_text,
 )
 from pixelrefer_ros.model.parity import (
     ParityCase,
     prompt_embeddings,
+    published_patches,
     read_parity_cases,
     with_published_budget,
 )
+from pixelrefer_ros.offline.export import export_model
 from pixelrefer_ros.runtime import (
     BACKENDS,
     GREEDY,
     Decoder,
     StreamingDetokeniser,
-    TorchDecoder,
     choose_backend,
     decode,
+    is_exported,
+    open_backend,
 )
 
 # Largest absolute error in float32; 0 means equal. Pre-processing is OpenCV on integers, so it is exact.
@@ -89,7 +95,7 @@ class Report:
 
     Attributes:
         folder: the checkpoint.
-        backend: what ran the language model.
+        backend: what ran the networks.
         comparisons: every stage of every case, in order.
     """
 
@@ -134,17 +140,35 @@ class Report:
 def verify_folder(folder: Path, backend: str = "auto") -> Report:
     """Compares this package with the numbers in a model folder; on the CPU, in float32.
 
+    With the backend "onnxruntime" a checkpoint is exported to a temporary folder first; "auto" runs a
+    checkpoint in torch and an exported folder under ONNX Runtime.
+
     Raises:
         PixelReferError: the folder, its numbers or the backend cannot be used.
     """
-    chosen, _ = choose_backend(backend)
     cases = read_parity_cases(folder)
-    network = load_network(folder, device=torch.device("cpu"), dtype=torch.float32)
-    found = [comparison for case in cases for comparison in verify_case(network, case)]
-    return Report(folder, chosen, tuple(found))
+    if backend != "onnxruntime" or is_exported(folder):
+        chosen, _ = choose_backend(backend, folder)
+        network = _open(folder, chosen)
+        found = [comparison for case in cases for comparison in verify_case(network, case)]
+        return Report(folder, chosen, tuple(found))
+    # Not even the published crops may be too large for the graphs.
+    patches = max(published_patches(case) for case in cases)
+    with tempfile.TemporaryDirectory(prefix="pixelrefer-") as exported:
+        export_model(folder, Path(exported), least_patches=patches)
+        network = _open(Path(exported), backend)
+        found = [comparison for case in cases for comparison in verify_case(network, case)]
+    return Report(folder, f"{backend}, exported to a temporary folder", tuple(found))
 
 
-def verify_case(network: PixelReferNetwork, case: ParityCase) -> list[Comparison]:
+def _open(folder: Path, backend: str) -> PixelReferNetwork | CompiledNetwork:
+    device = torch.device("cpu")
+    if backend == "torch":
+        return load_network(folder, device=device, dtype=torch.float32)
+    return open_network(folder, open_backend(backend, "cpu"), device)
+
+
+def verify_case(network: PixelReferNetwork | CompiledNetwork, case: ParityCase) -> list[Comparison]:
     """Runs one case from its frames and masks to its greedy tokens, comparing after every stage.
 
     Each stage starts from this package's own result of the one before. Every object has its own context, and
@@ -176,14 +200,14 @@ def verify_case(network: PixelReferNetwork, case: ParityCase) -> list[Comparison
     check.whole("object_tokens", tokens.flatten(0, 1))
     embeddings = prompt_embeddings(network, case, tokens)
     check.whole("logits", None if embeddings is None else network.logits(embeddings)[None])
-    check.generated(TorchDecoder(network.language), embeddings)
+    check.generated(network.decoder(), embeddings)
     return check.comparisons
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
     parser.add_argument("folder", metavar="DIR", type=Path, help="a model folder with an expected.npz in it")
-    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="what runs the language model")
+    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="what runs the networks")
 
 
 def run(args: argparse.Namespace) -> int:

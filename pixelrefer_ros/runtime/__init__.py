@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from pixelrefer_ros.runtime.backends import BACKENDS, choose_backend
+from pixelrefer_ros.runtime.backends import BACKENDS, choose_backend, open_backend
 from pixelrefer_ros.runtime.decoding import NO_TOKEN, Decoder, Finish, GeneratedToken, decode
 from pixelrefer_ros.runtime.detokeniser import StreamingDetokeniser
+from pixelrefer_ros.runtime.graph_decoder import GraphDecoder
 from pixelrefer_ros.runtime.manifest import (
     DataFile,
     Graph,
@@ -18,6 +19,7 @@ from pixelrefer_ros.runtime.manifest import (
     verify_graph,
     write_manifest,
 )
+from pixelrefer_ros.runtime.onnxruntime_session import OnnxRuntimeBackend, OnnxRuntimeSession
 from pixelrefer_ros.runtime.sampling import GREEDY, Sampling, TokenChooser
 from pixelrefer_ros.runtime.session import Backend, Session, check_feeds, torch_dtype
 from pixelrefer_ros.runtime.torch_decoder import TorchDecoder
@@ -32,7 +34,10 @@ __all__ = [
     "Finish",
     "GeneratedToken",
     "Graph",
+    "GraphDecoder",
     "Manifest",
+    "OnnxRuntimeBackend",
+    "OnnxRuntimeSession",
     "Profile",
     "Sampling",
     "Session",
@@ -45,6 +50,7 @@ __all__ = [
     "decode",
     "file_hash",
     "is_exported",
+    "open_backend",
     "read_manifest",
     "torch_dtype",
     "verify_graph",

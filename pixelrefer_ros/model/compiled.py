@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PixelRefer-Lite from an exported folder: the same networks, run by a backend for compiled graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pixelrefer_ros.errors import CheckpointError
+from pixelrefer_ros.model.config import PixelReferConfig, read_config, read_json
+from pixelrefer_ros.model.crops import ObjectCrop
+from pixelrefer_ros.model.region_network import ObjectTokens, RegionNetwork
+from pixelrefer_ros.model.vision_config import vision_config
+from pixelrefer_ros.runtime import (
+    Backend,
+    Decoder,
+    GraphDecoder,
+    Manifest,
+    Session,
+    read_manifest,
+    torch_dtype,
+)
+from pixelrefer_ros.runtime.manifest import MANIFEST
+
+KIND = "pixelrefer-lite"
+
+
+@dataclass(frozen=True, eq=False)
+class CompiledNetwork(RegionNetwork):
+    """The four graphs of an exported model, open.
+
+    Attributes:
+        config: what shapes the computation.
+        vision: session of the vision encoder.
+        objects: session of the object encoder.
+        embed: session of the token embedding.
+        language: the decoder's graph with its caches.
+        place: the device that the sessions run on.
+    """
+
+    config: PixelReferConfig
+    vision: Session
+    objects: Session
+    embed: Session
+    language: GraphDecoder
+    place: torch.device
+
+    @property
+    def device(self) -> torch.device:
+        """Where the sessions' tensors lie."""
+        return self.place
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the graphs take and give."""
+        return torch_dtype(self.vision.graph.input("patches").dtype)
+
+    @property
+    def patch_limit(self) -> int | None:
+        """Patches that the vision graph was exported for."""
+        return self.vision.graph.profiles["P"].max
+
+    def encode_patches(self, patches: torch.Tensor, grids: Sequence[tuple[int, int]]) -> torch.Tensor:
+        """Features of pictures; see `RegionNetwork.encode_patches`."""
+        feeds = {"patches": patches.to(self.dtype), "grids": self._whole_numbers(grids)}
+        return self.vision.run(feeds)["features"]
+
+    def object_tokens(
+        self,
+        crops: Sequence[ObjectCrop],
+        crop_features: Sequence[torch.Tensor],
+        context_features: Sequence[torch.Tensor],
+        whole: torch.Tensor,
+    ) -> torch.Tensor:
+        """Object tokens from encoded pictures; see `RegionNetwork.object_tokens`."""
+        profiles = self.objects.graph.profiles
+        tokens, start = [], 0
+        while start < len(crops):
+            end, patches = start, 0
+            while end < len(crops) and end - start < min(profiles["K"].max, profiles["F"].max):
+                patches += crop_features[end].shape[0]
+                if end > start and patches > profiles["P"].max:
+                    break
+                end += 1
+            some = slice(start, end)
+            frames = whole if whole.shape[0] == 1 else whole[some]
+            tokens.append(
+                self._object_tokens(crops[some], crop_features[some], context_features[some], frames)
+            )
+            start = end
+        return torch.cat(tokens)
+
+    def _object_tokens(
+        self,
+        crops: Sequence[ObjectCrop],
+        crop_features: Sequence[torch.Tensor],
+        context_features: Sequence[torch.Tensor],
+        whole: torch.Tensor,
+    ) -> torch.Tensor:
+        chosen = np.concatenate([(crop.grid_mask > 0).ravel() for crop in crops])
+        feeds = {
+            "features": torch.cat(list(crop_features)),
+            "chosen": torch.from_numpy(chosen).to(self.place),
+            "grids": self._whole_numbers([crop.grid for crop in crops]),
+            "boxes": self._whole_numbers([crop.box for crop in crops]),
+            "frame_sizes": self._whole_numbers([crop.frame_size for crop in crops]),
+            "local": torch.stack(list(context_features)),
+            "whole": whole.contiguous(),
+            "frame_of": torch.arange(len(crops), device=self.place) % whole.shape[0],
+        }
+        return self.objects.run(feeds)["tokens"]
+
+    def prompt_embeddings(self, token_ids: Sequence[int], objects: Sequence[ObjectTokens]) -> torch.Tensor:
+        """A prompt with its object tokens; see `RegionNetwork.prompt_embeddings`."""
+        self.region_places(token_ids, objects)
+        spec = self.embed.graph.input("objects")
+        rows = [tokens.to(self.place, torch_dtype(spec.dtype)) for tokens in objects]
+        if not rows:  # the graph needs a row to leave out
+            rows = [torch.zeros(1, self.config.language.hidden_size, dtype=torch_dtype(spec.dtype))]
+        feeds = {"ids": self._whole_numbers(token_ids), "objects": torch.cat(rows).to(self.place)}
+        return self.embed.run(feeds)["embeddings"]
+
+    def logits(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Logits after every position; see `RegionNetwork.logits`."""
+        return torch.from_numpy(self.language.logits(embeddings))
+
+    def decoder(self) -> Decoder:
+        """The language model with its cache."""
+        return self.language
+
+    def _whole_numbers(self, values: Sequence[int] | Sequence[tuple[int, ...]]) -> torch.Tensor:
+        return torch.tensor(list(values), dtype=torch.long, device=self.place)
+
+
+def open_network(folder: Path, backend: Backend, device: torch.device) -> CompiledNetwork:
+    """Opens the graphs of an exported folder.
+
+    Raises:
+        CheckpointError: the folder is not an exported PixelRefer-Lite, or a file of it is missing or changed.
+        BackendError: the backend cannot run a graph.
+    """
+    manifest = read_manifest(folder)
+    config = _read_config(folder, manifest)
+    names = ("vision", "objects", "embed", "decoder")
+    graphs = [manifest.graph(name, folder) for name in names]
+    vision, objects, embed, decoder = (backend.open(folder, graph) for graph in graphs)
+    return CompiledNetwork(
+        config=config,
+        vision=vision,
+        objects=objects,
+        embed=embed,
+        language=GraphDecoder(
+            decoder, embed, context_length=_context_length(folder, manifest), device=device
+        ),
+        place=device,
+    )
+
+
+def _read_config(folder: Path, manifest: Manifest) -> PixelReferConfig:
+    if manifest.kind != KIND:
+        raise CheckpointError(
+            f"{folder / MANIFEST}: kind is {manifest.kind}; a region language model is {KIND}: "
+            "is this the folder of the tracker?"
+        )
+    source = folder / "config.json"
+    fields = read_json(source)
+    vision = fields.get("vision_config")
+    if not isinstance(vision, dict):
+        raise CheckpointError(f"{source}: vision_config is missing: export the model again")
+    return read_config(folder, fields, vision_config(source, vision))
+
+
+def _context_length(folder: Path, manifest: Manifest) -> int:
+    value = manifest.settings.get("context_length")
+    if type(value) is not int or value < 1:
+        raise CheckpointError(
+            f"{folder / MANIFEST}: settings.context_length is {value!r}; it must be 1 or more: "
+            "export the model again"
+        )
+    return value

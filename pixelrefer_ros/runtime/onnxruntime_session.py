@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ONNX Runtime as a backend: torch tensors bound by their addresses, caches updated in place."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pixelrefer_ros.errors import BackendError, ParameterError
+from pixelrefer_ros.runtime.manifest import Graph, TensorSpec, verify_graph
+from pixelrefer_ros.runtime.session import check_feeds, torch_dtype
+
+# Element types by their number in ONNX: NumPy has no bfloat16.
+_ELEMENTS = {"float32": 1, "uint8": 2, "int32": 6, "int64": 7, "bool": 9, "float16": 10, "bfloat16": 16}
+_ERRORS_ONLY = 3
+_INT8_DOT_PRODUCTS = "4"
+
+
+class OnnxRuntimeBackend:
+    """Opens graphs under ONNX Runtime.
+
+    Args:
+        device: "cpu", or "cuda" and "cuda:N" where the CUDA provider is installed.
+        threads: of one operator, on the CPU; 0 takes torch's number.
+
+    Raises:
+        BackendError: ONNX Runtime is not installed.
+        ParameterError: it has no provider for the device, or threads is below 0.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, device: str = "cpu", threads: int = 0) -> None:
+        """See the class."""
+        runtime = _runtime()
+        self.device = torch.device(device)
+        if threads < 0:
+            raise ParameterError(f"threads is {threads}; it must be 0 (as torch) or more")
+        self.threads = threads or torch.get_num_threads()
+        if self.device.type == "cuda" and "CUDAExecutionProvider" not in runtime.get_available_providers():
+            raise ParameterError(
+                f"device is {device!r}, but the installed onnxruntime has no CUDAExecutionProvider: "
+                "install onnxruntime-gpu, or use device 'cpu'"
+            )
+
+    def open(self, folder: Path, graph: Graph) -> OnnxRuntimeSession:
+        """Opens a graph; see `pixelrefer_ros.runtime.Backend`."""
+        verify_graph(folder, graph)
+        return OnnxRuntimeSession(folder / graph.file, graph, device=self.device, threads=self.threads)
+
+
+class OnnxRuntimeSession:
+    """One graph; a `pixelrefer_ros.runtime.Session`. Calls from several threads take turns.
+
+    Args:
+        path: the ``.onnx`` file.
+        graph: its record in the manifest.
+        device: where it runs and its tensors lie.
+        threads: of one operator, on the CPU.
+
+    Raises:
+        BackendError: ONNX Runtime cannot load it; the message says why.
+    """
+
+    def __init__(self, path: Path, graph: Graph, *, device: torch.device, threads: int) -> None:
+        """See the class."""
+        runtime = _runtime()
+        self.graph = graph
+        self._device = device
+        options = runtime.SessionOptions()
+        options.log_severity_level = _ERRORS_ONLY
+        options.intra_op_num_threads = threads
+        # Threads that wait by spinning take the cores from the tracker.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Quantised weights are multiplied as 8-bit integers rather than spread out to floats.
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", _INT8_DOT_PRODUCTS)
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if device.type == "cuda":
+            providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
+        try:
+            self._session = runtime.InferenceSession(str(path), options, providers=providers)
+        except Exception as error:  # ONNX Runtime raises a class per status code, with no common base
+            raise BackendError(f"{path} cannot be opened by ONNX Runtime: {_first_line(error)}") from error
+        self._binding = self._session.io_binding()
+        self._bound: dict[str, tuple[int, tuple[int, ...]]] = {}
+        self._in_place = {output: name for name, output in graph.in_place}
+        self._turn = threading.Lock()
+
+    def run(self, feeds: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Runs the graph; see `pixelrefer_ros.runtime.Session`."""
+        sizes = check_feeds(self.graph, feeds)
+        with self._turn:
+            if self._session is None:
+                raise BackendError(f"graph {self.graph.name} is closed: open it again")
+            for spec in self.graph.inputs:
+                self._bind(self._binding.bind_input, spec, feeds[spec.name])
+            results = {}
+            for spec in self.graph.outputs:
+                if spec.name in self._in_place:
+                    results[spec.name] = feeds[self._in_place[spec.name]]
+                else:
+                    shape = [sizes[size] if isinstance(size, str) else size for size in spec.shape]
+                    results[spec.name] = torch.empty(
+                        shape, dtype=torch_dtype(spec.dtype), device=self._device
+                    )
+                self._bind(self._binding.bind_output, spec, results[spec.name])
+            try:
+                if self._device.type == "cuda":
+                    torch.cuda.current_stream(self._device).synchronize()  # its own stream reads the inputs
+                self._session.run_with_iobinding(self._binding)
+            except Exception as error:
+                raise BackendError(
+                    f"graph {self.graph.name} failed under ONNX Runtime: {_first_line(error)}"
+                ) from error
+        return results
+
+    def close(self) -> None:
+        """Frees the graph; see `pixelrefer_ros.runtime.Session`."""
+        with self._turn:
+            self._binding = self._session = None
+            self._bound = {}
+
+    def _bind(self, bind: Any, spec: TensorSpec, tensor: torch.Tensor) -> None:
+        """Binds memory by its address; what is bound there already stays (the caches of a decoder)."""
+        place = (tensor.data_ptr(), tuple(tensor.shape))
+        if self._bound.get(spec.name) != place:
+            number = self._device.index or 0
+            bind(spec.name, self._device.type, number, _ELEMENTS[spec.dtype], place[1], place[0])
+            self._bound[spec.name] = place
+
+
+def _runtime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BackendError(
+            f"backend onnxruntime cannot be imported ({error}): pip install onnxruntime, or use 'torch'"
+        ) from error
+    return onnxruntime
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
