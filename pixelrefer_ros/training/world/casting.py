@@ -73,7 +73,7 @@ def cast_scene(seed: int, settings: SceneSettings | None = None) -> Scene:
     width, height = settings.size or FRAME_SIZES[int(rng.integers(len(FRAME_SIZES)))]
     mode = settings.occlusion
     if mode == "any":
-        mode = ("none", "some", "full")[int(rng.choice(3, p=(0.4, 0.38, 0.22)))]
+        mode = ("none", "some", "full")[int(rng.choice(3, p=(0.32, 0.36, 0.32)))]
     empty = Scene(seed, width, height, settings.frames, settings.rate_hz, (), (), _look(rng))
     closeness = 0.62 if mode == "some" and rng.random() < 0.6 else _GAP
     wanted = int(rng.integers(settings.objects[0], settings.objects[1] + 1))

@@ -24,6 +24,7 @@ MIN_WINDOW = 0.6
 """Share of the clip that a question about a video looks at, at least."""
 
 _TRIES = 12
+_HIDDEN_FILMED = 0.8
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -120,7 +121,7 @@ def _drafts(
         first, last, spread = stretch or (0, sight.scene.frames - 1, sight.scene.frames)
         shared = np.unique(np.linspace(first, last, spread).round().astype(int))
         pictures = sorted(int(i) for i in rng.choice(shared, min(moments, len(shared)), replace=False))
-    filmed = int(rng.integers(len(sight.scene.objects)))
+    filmed = _filmed(rng, sight) if stretch else 0
     weights = np.array([KINDS[kind].weight for kind in kinds])
     asked: set[str] = set()
     found = 0
@@ -138,6 +139,14 @@ def _drafts(
         asked.add(repr((draft.question, draft.objects)))
         found += 1
         yield kind, draft
+
+
+def _filmed(rng: np.random.Generator, sight: Sight) -> int:
+    """The one object that videos look at: mostly one that is hidden for a while, where there is one."""
+    hidden = [number for number in range(len(sight.scene.objects)) if sight.gone(number).any()]
+    if hidden and rng.random() < _HIDDEN_FILMED:
+        return hidden[int(rng.integers(len(hidden)))]
+    return int(rng.integers(len(sight.scene.objects)))
 
 
 def _stretch(rng: np.random.Generator, frames: int) -> tuple[int, int, int] | None:
