@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One graph to the bytes of one TensorRT engine."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pixelrefer_ros.engines.network import Network, read_network
+from pixelrefer_ros.engines.progress import Bar, progress_monitor
+from pixelrefer_ros.errors import BackendError
+from pixelrefer_ros.runtime.manifest import Graph, Profile
+from pixelrefer_ros.runtime.tensorrt_messages import Messages, heard
+from pixelrefer_ros.runtime.tensorrt_plans import (
+    cache_sizes,
+    engine_sizes,
+    step_sizes,
+    write_whole,
+)
+
+_log = logging.getLogger(__name__)
+_NOT_FUSED = ("decompos", "dedicated kernel")
+"""What TensorRT says when it has no fused kernel for an attention that must be fused."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to build.
+
+    Attributes:
+        workspace_mb: GPU memory that building may use for scratch, in MiB.
+        timing_cache: a file of kernel timings, read and then written; None: timings are not kept.
+        compute_capabilities: to build for, as (major, minor), with no GPU at hand: only TensorRT RTX can.
+            Empty: for the GPU of this machine.
+        fused: attention that has no fused kernel is an error; else it is taken apart, which is slower.
+        allow_warnings: warnings of the parser do not stop the build.
+        bar: shows progress, like ``tqdm.tqdm``; None: nothing is shown.
+        stopped: asked often while building; True ends it.
+    """
+
+    workspace_mb: int
+    timing_cache: Path | None = None
+    compute_capabilities: Sequence[tuple[int, int]] = ()
+    fused: bool = False
+    allow_warnings: bool = False
+    bar: Bar | None = None
+    stopped: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """What came out.
+
+    Attributes:
+        plan: the engine's bytes.
+        profiles: the sizes that symbols may take in it.
+        layers: how many layers of each type TensorRT read.
+        notes: for people: warnings that were allowed, attention that is not fused.
+    """
+
+    plan: bytes
+    profiles: Mapping[str, Profile]
+    layers: Counter[str]
+    notes: tuple[str, ...]
+
+
+def build_engine(
+    trt: ModuleType,
+    folder: Path,
+    graph: Graph,
+    *,
+    precision: str,
+    profiles: Mapping[str, Profile],
+    options: BuildOptions,
+) -> BuiltEngine:
+    """Builds the engine of one graph. The precision is the graph's own: the network is strongly typed.
+
+    Args:
+        trt: the module ``tensorrt`` or ``tensorrt_rtx``.
+        folder: the exported one.
+        graph: of its manifest.
+        precision: of its manifest.
+        profiles: the sizes of each symbol of the inputs; the capacity of caches is fixed at its most.
+        options: how.
+
+    Returns:
+        The engine. Graphs with caches updated in place have two optimisation profiles: 0 for any sizes, 1
+        for one step of decoding (see `step_sizes`); others have the first only.
+
+    Raises:
+        BackendError: TensorRT cannot read or build it, or was stopped.
+    """
+    sizes = engine_sizes(graph, profiles)
+    network = read_network(
+        trt,
+        folder,
+        graph,
+        precision=precision,
+        fixed={symbol: sizes[symbol].max for symbol in cache_sizes(graph)},
+        allow_warnings=options.allow_warnings,
+    )
+    notes = [f"TensorRT: {text}" for text in network.said]
+    try:
+        plan = _plan(trt, network, graph, sizes, options)
+    except _NotFusedError as error:
+        if options.fused:
+            raise BackendError(str(error)) from error
+        notes.append("attention has no fused kernel here: it is taken apart, which is slower")
+        network.take_attention_apart()
+        plan = _plan(trt, network, graph, sizes, options)
+    return BuiltEngine(plan, sizes, network.layers, tuple(notes))
+
+
+class _NotFusedError(Exception):
+    pass
+
+
+def _plan(
+    trt: ModuleType, network: Network, graph: Graph, profiles: Mapping[str, Profile], options: BuildOptions
+) -> bytes:
+    config = network.builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb << 20)
+    for sizes in (profiles, step_sizes(graph, profiles)):
+        if sizes is not None:
+            _add_profile(network, graph, sizes, config)
+    if options.compute_capabilities:
+        config.num_compute_capabilities = len(options.compute_capabilities)
+        for index, (major, minor) in enumerate(options.compute_capabilities):
+            target = getattr(trt.ComputeCapability, f"SM{major}{minor}")
+            config.set_compute_capability(target, index)
+    if options.bar is not None:
+        config.progress_monitor = progress_monitor(trt, graph.name, options.bar, options.stopped)
+    timings = _load_timings(config, options.timing_cache)
+    with heard(trt) as messages:
+        plan = network.builder.build_serialized_network(network.definition, config)
+    if plan is None:
+        raise _failure(graph, messages, options)
+    if messages.unused_inputs:
+        raise BackendError(f"graph {graph.name}: TensorRT drops an input: {messages.unused_inputs[0]}")
+    if timings and options.timing_cache is not None:
+        _save_timings(config, options.timing_cache)
+    return bytes(plan)
+
+
+def _add_profile(network: Network, graph: Graph, sizes: Mapping[str, Profile], config: Any) -> None:
+    profile = network.builder.create_optimization_profile()
+    for spec in graph.inputs:
+        if any(isinstance(size, str) for size in spec.shape):
+            profile.set_shape(
+                spec.name,
+                *(
+                    tuple(
+                        getattr(sizes[size], bound) if isinstance(size, str) else size for size in spec.shape
+                    )
+                    for bound in ("min", "opt", "max")
+                ),
+            )
+    if config.add_optimization_profile(profile) < 0:
+        raise BackendError(
+            f"graph {graph.name}: TensorRT refuses the sizes {dict(sizes)}: export the model again"
+        )
+
+
+def _failure(graph: Graph, messages: Messages, options: BuildOptions) -> Exception:
+    if options.stopped():
+        return BackendError(f"graph {graph.name}: the build was stopped")
+    said = "; ".join(" ".join(text.split())[:400] for text in messages.errors[-3:]) or "it gives no reason"
+    message = (
+        f"graph {graph.name}: TensorRT cannot build it with {options.workspace_mb} MiB of workspace: {said}"
+    )
+    not_fused = any(sign in text for text in messages.errors for sign in _NOT_FUSED)
+    return _NotFusedError(message) if not_fused else BackendError(message)
+
+
+def _load_timings(config: Any, path: Path | None) -> bool:
+    """Gives the kept timings to the builder; False if none are to be kept."""
+    if path is None:
+        return False
+    content = path.read_bytes() if path.is_file() else b""
+    cache = config.create_timing_cache(content)
+    # Timings of another GPU or version are refused, not used; then an empty cache is filled anew.
+    if cache is None or not config.set_timing_cache(cache, False):
+        cache = config.create_timing_cache(b"")
+        return cache is not None and bool(config.set_timing_cache(cache, False))
+    return True
+
+
+def _save_timings(config: Any, path: Path) -> None:
+    cache = config.get_timing_cache()
+    if cache is None:
+        return
+    try:
+        write_whole(path, bytes(cache.serialize()))
+    except OSError as error:
+        _log.warning("timings are not kept: %s cannot be written (%s)", path, error)

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engines of a whole exported folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from pixelrefer_ros.engines.build import BuildOptions, BuiltEngine, build_engine
+from pixelrefer_ros.engines.profiles import MachineProfile, choose_profile
+from pixelrefer_ros.engines.progress import Bar
+from pixelrefer_ros.engines.store import EngineStore, Say
+from pixelrefer_ros.engines.versions import check_opset
+from pixelrefer_ros.errors import ParameterError
+from pixelrefer_ros.runtime.manifest import Graph, Manifest, read_manifest, verify_graph
+from pixelrefer_ros.runtime.tensorrt_plans import ENGINES, Gpu, engine_key, library
+
+TIMINGS = "timings.cache"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a user asks of `build_engines`.
+
+    Attributes:
+        profile: of a shipped profile the name, or the path of a ``.yaml`` file; None: by the GPU.
+        engines: where engines are kept; None: ``engines`` in the exported folder.
+        graphs: the names of those to build; empty: all.
+        again: build also what is up to date.
+        allow_warnings: warnings of TensorRT's parser do not stop it.
+    """
+
+    profile: str | None = None
+    engines: Path | None = None
+    graphs: Collection[str] = ()
+    again: bool = False
+    allow_warnings: bool = False
+
+
+def build_engines(
+    folder: Path,
+    trt: ModuleType,
+    gpu: Gpu,
+    asked: Asked | None = None,
+    *,
+    say: Say = print,
+    bar: Bar | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> list[str]:
+    """Builds the engines of an exported folder that are not there or not up to date.
+
+    Args:
+        folder: the exported one.
+        trt: the module ``tensorrt``.
+        gpu: of this machine; see `pixelrefer_ros.runtime.tensorrt_plans.current_gpu`.
+        asked: what the user asks.
+        say: takes one line for people.
+        bar: shows progress, like ``tqdm.tqdm``; None: nothing is shown.
+        stopped: asked often while building; True ends it.
+
+    Returns:
+        The names of the graphs whose engines were built.
+
+    Raises:
+        CheckpointError: the folder is no exported one, or its files are not those of its manifest.
+        ParameterError: the profile, a graph's name, or the precision for this profile is wrong.
+        BackendError: TensorRT is too old for the folder, or cannot read or build a graph; or the engines
+            cannot be written.
+    """
+    asked = asked or Asked()
+    manifest = read_manifest(folder)
+    profile = choose_profile(asked.profile, gpu)
+    check_opset(trt, manifest.opset, str(folder))
+    _check_precision(folder, manifest, profile)
+    graphs = [manifest.graph(name, folder) for name in asked.graphs or manifest.graphs]
+    store = EngineStore(asked.engines or folder / ENGINES, say, stopped)
+    options = BuildOptions(
+        workspace_mb=profile.workspace_mb,
+        timing_cache=store.folder / TIMINGS,
+        allow_warnings=asked.allow_warnings,
+        bar=bar,
+        stopped=stopped,
+    )
+    say(f"{library(trt)} on {gpu}; profile {profile.name}; {manifest.name} in {manifest.precision}")
+    return [
+        graph.name
+        for graph in graphs
+        if store.ensure(
+            graph.name,
+            engine_key(
+                graph,
+                precision=manifest.precision,
+                tensorrt=library(trt),
+                gpu=gpu,
+                profile=f"{profile.name} {profile.content_hash[:12]}",
+            ),
+            _builder(trt, folder, graph, manifest.precision, profile, options),
+            again=asked.again,
+        )
+    ]
+
+
+def _builder(
+    trt: ModuleType,
+    folder: Path,
+    graph: Graph,
+    precision: str,
+    profile: MachineProfile,
+    options: BuildOptions,
+) -> Callable[[], BuiltEngine]:
+    def build() -> BuiltEngine:
+        verify_graph(folder, graph)
+        return build_engine(
+            trt, folder, graph, precision=precision, profiles=profile.sizes(graph), options=options
+        )
+
+    return build
+
+
+def _check_precision(folder: Path, manifest: Manifest, profile: MachineProfile) -> None:
+    if manifest.precision not in profile.precisions:
+        raise ParameterError(
+            f"{folder} was exported in {manifest.precision}, and profile {profile.name} takes "
+            f"{', '.join(profile.precisions)}: export it again with --precision {profile.precisions[0]}, "
+            "or give another profile with --profile"
+        )

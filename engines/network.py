@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ONNX to a TensorRT network: read whole, with nothing dropped."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import onnx
+
+from pixelrefer_ros.errors import BackendError
+from pixelrefer_ros.runtime.manifest import Graph, TensorSpec
+from pixelrefer_ros.runtime.tensorrt_messages import heard, logger_of
+from pixelrefer_ros.runtime.tensorrt_plans import DTYPE_NAMES
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A graph as TensorRT read it.
+
+    Attributes:
+        trt: the module it was read with.
+        builder: that made it.
+        definition: TensorRT's network.
+        layers: how many layers of each type there are.
+        said: warnings that were allowed.
+    """
+
+    trt: ModuleType
+    builder: Any
+    definition: Any
+    layers: Counter[str]
+    said: tuple[str, ...]
+
+    def take_attention_apart(self) -> None:
+        """Lets TensorRT build attention from several kernels where it has no fused one."""
+        for index in range(self.definition.num_layers):
+            layer = self.definition.get_layer(index)
+            if layer.type.name == "ATTENTION_OUTPUT":
+                layer.__class__ = self.trt.IAttentionOutputLayer  # Python's bindings know only "a layer"
+                layer.attention.decomposable = True
+
+
+def read_network(
+    trt: ModuleType,
+    folder: Path,
+    graph: Graph,
+    *,
+    precision: str,
+    fixed: Mapping[str, int],
+    allow_warnings: bool = False,
+) -> Network:
+    """Reads a graph of an exported folder; files of weights are found beside it.
+
+    Args:
+        trt: the module ``tensorrt`` or ``tensorrt_rtx``.
+        folder: the exported one.
+        graph: of its manifest.
+        precision: of its manifest.
+        fixed: sizes for symbols that must not change in the engine.
+        allow_warnings: warnings of the parser do not stop it; an unused input always does.
+
+    Raises:
+        BackendError: TensorRT cannot read it, warns, drops an input, or finds other inputs or outputs than
+            the manifest's.
+    """
+    path = folder / graph.file
+    with heard(trt) as messages:
+        builder = trt.Builder(logger_of(trt))
+        definition = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = trt.OnnxParser(definition, logger_of(trt))
+        read = parser.parse(_with_fixed_sizes(path, fixed), str(path))  # the path: to find files of weights
+    errors = [_error(parser.get_error(index)) for index in range(parser.num_errors)]
+    if not read or errors:
+        raise BackendError(f"{path}: TensorRT cannot read it: {_joined(errors or messages.errors)}")
+    refused = messages.unused_inputs if allow_warnings else messages.warnings
+    if refused:
+        raise BackendError(
+            f"{path}: TensorRT read it with warnings, and what it computes may differ: {_joined(refused)}"
+        )
+    _compare(path, graph.inputs, [definition.get_input(index) for index in range(definition.num_inputs)])
+    _compare(path, graph.outputs, [definition.get_output(index) for index in range(definition.num_outputs)])
+    layers = Counter(definition.get_layer(index).type.name for index in range(definition.num_layers))
+    network = Network(trt, builder, definition, layers, tuple(messages.warnings))
+    if precision == "fp32":  # for which there is no fused kernel
+        network.take_attention_apart()
+    return network
+
+
+def _with_fixed_sizes(path: Path, fixed: Mapping[str, int]) -> bytes:
+    if not fixed:
+        return path.read_bytes()
+    model = onnx.load(path, load_external_data=False)
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param in fixed:
+                size.dim_value = fixed[size.dim_param]
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def _compare(path: Path, specs: tuple[TensorSpec, ...], tensors: list[Any]) -> None:
+    found = {tensor.name: (DTYPE_NAMES.get(tensor.dtype.name), tuple(tensor.shape)) for tensor in tensors}
+    if found.keys() != {spec.name for spec in specs}:
+        raise BackendError(
+            f"{path}: TensorRT finds {', '.join(sorted(found))}, and the manifest names "
+            f"{', '.join(sorted(spec.name for spec in specs))}: export the model again"
+        )
+    for spec in specs:
+        dtype, shape = found[spec.name]
+        # A size that changes is -1; an output's may be unknown until the inputs' are known.
+        same = len(shape) == len(spec.shape) and all(
+            size in (expected, -1) or isinstance(expected, str)
+            for size, expected in zip(shape, spec.shape, strict=True)
+        )
+        if dtype != spec.dtype or not same:
+            raise BackendError(
+                f"{path}: TensorRT finds {spec.name} as {dtype} of shape {list(shape)}, and the manifest "
+                f"says {spec.dtype} of shape {list(spec.shape)}: export the model again"
+            )
+
+
+def _error(error: Any) -> str:
+    return f"{error.desc()} (node {error.node_name()!r}, operator {error.node_operator()})"
+
+
+def _joined(messages: list[str]) -> str:
+    shown = [" ".join(message.split())[:300] for message in messages[:5]]
+    return "; ".join(shown) + (f"; and {len(messages) - 5} more" if len(messages) > 5 else "")

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The folder of engines: what is up to date stays, what is not is built again, one process at a time."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pixelrefer_ros.engines.build import BuiltEngine
+from pixelrefer_ros.errors import BackendError
+from pixelrefer_ros.runtime.tensorrt_plans import (
+    EngineKey,
+    EngineRecord,
+    read_plan,
+    read_record,
+    record_path,
+    write_record,
+    write_whole,
+)
+
+LOCK = "building.lock"
+_LOOK_AGAIN_S = 0.2
+_BROKEN = ".broken"
+
+Say = Callable[[str], None]
+"""Takes one line for people."""
+
+
+@dataclass(frozen=True)
+class EngineStore:
+    """A folder of engines.
+
+    Attributes:
+        folder: made when the first engine is built.
+        say: takes one line for each thing that happens.
+        stopped: asked while another process is waited for; True ends the waiting.
+    """
+
+    folder: Path
+    say: Say
+    stopped: Callable[[], bool] = lambda: False
+
+    def ensure(
+        self, graph: str, key: EngineKey, build: Callable[[], BuiltEngine], *, again: bool = False
+    ) -> bool:
+        """Makes sure that the engine of a graph is there, whole, and built for `key`.
+
+        Another process that builds in this folder is waited for; what it has built is not built again.
+
+        Args:
+            graph: its name.
+            key: all that the engine depends on.
+            build: called if it must be built.
+            again: build it in any case.
+
+        Returns:
+            True if it was built.
+
+        Raises:
+            BackendError: `build` fails, or the folder cannot be written (a full disk: nothing half is left,
+                and the engine that was there stays).
+        """
+        with self._locked():
+            reason = "asked for" if again else self._reason(graph, key)
+            if reason is None:
+                self.say(f"{graph}: up to date")
+                return False
+            self.say(f"{graph}: building ({reason})")
+            started = time.monotonic()
+            built = build()
+            self._keep(graph, key, built)
+            for note in built.notes:
+                self.say(f"{graph}: {note}")
+            self.say(f"{graph}: built in {time.monotonic() - started:.0f} s, {len(built.plan) / 1e6:.1f} MB")
+            return True
+
+    def _reason(self, graph: str, key: EngineKey) -> str | None:
+        """Why an engine must be built; None: it need not be. What is broken is set aside."""
+        try:
+            record = read_record(self.folder, graph)
+        except BackendError as error:
+            self._set_aside(record_path(self.folder, graph))
+            return str(error)
+        if record is None:
+            return "there is none"
+        changes = record.key.changes(key)
+        if changes:
+            return "; ".join(changes)
+        try:
+            read_plan(self.folder, record)
+        except BackendError as error:
+            self._set_aside(self.folder / record.file)
+            return str(error)
+        return None
+
+    def _set_aside(self, path: Path) -> None:
+        """Keeps a broken file for people to look at, the newest one only, where nothing reads it."""
+        if path.exists():
+            aside = path.with_name(f"{path.name}{_BROKEN}")
+            os.replace(path, aside)
+            self.say(f"set aside as {aside}")
+
+    def _keep(self, graph: str, key: EngineKey, built: BuiltEngine) -> None:
+        # The plan's name holds its hash: until the new record names it, the old record and plan stay valid.
+        digest = hashlib.sha256(built.plan).hexdigest()
+        plan = self.folder / f"{graph}.{digest[:12]}.plan"
+        try:
+            write_whole(plan, built.plan)
+            write_record(self.folder, graph, EngineRecord(key, plan.name, digest, built.profiles))
+        except OSError as error:
+            full = "the disk is full" if error.errno == errno.ENOSPC else str(error)
+            raise BackendError(
+                f"{plan} ({len(built.plan)} bytes) cannot be written: {full}; make room, or give another "
+                "folder with --engines"
+            ) from error
+        for old in self.folder.glob(f"{graph}.*.plan"):
+            if old != plan:
+                old.unlink(missing_ok=True)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / LOCK).open("a")
+        except OSError as error:
+            raise BackendError(
+                f"engines cannot be kept in {self.folder} ({error}): give another folder with --engines"
+            ) from error
+        with lock:
+            waiting = False
+            while True:
+                try:
+                    # Freed by the system when the process ends, however it ends.
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if not waiting:
+                        self.say(f"another process builds engines in {self.folder}: waiting for it")
+                    waiting = True
+                    if self.stopped():
+                        raise BackendError(f"stopped while waiting for {self.folder / LOCK}") from None
+                    time.sleep(_LOOK_AGAIN_S)
+            yield

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What opens TensorRT engines: only those built for this very graph, library and GPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from pixelrefer_ros.errors import BackendError, PixelReferError
+from pixelrefer_ros.runtime.manifest import Graph, read_manifest
+from pixelrefer_ros.runtime.tensorrt_machine import current_gpu, import_tensorrt
+from pixelrefer_ros.runtime.tensorrt_messages import heard, logger_of
+from pixelrefer_ros.runtime.tensorrt_plans import (
+    ENGINES,
+    EngineRecord,
+    Gpu,
+    engine_key,
+    library,
+    read_plan,
+    read_record,
+)
+from pixelrefer_ros.runtime.tensorrt_session import TensorRtSession
+from pixelrefer_ros.runtime.tensorrt_stream import CudaStream, DeviceStream
+
+
+class TensorRtBackend:
+    """A `pixelrefer_ros.runtime.Backend` that runs engines built by ``pixelrefer build-engines``.
+
+    Args:
+        engines: the folder of engines; None: ``engines`` in the exported folder.
+        trt: the module ``tensorrt``; None: imports it.
+        gpu: of this machine; None: asks torch.
+        stream: to run on; None: a CUDA stream.
+
+    Raises:
+        BackendError: no TensorRT, or no GPU.
+    """
+
+    name = "tensorrt"
+
+    def __init__(
+        self,
+        engines: Path | None = None,
+        *,
+        trt: ModuleType | None = None,
+        gpu: Gpu | None = None,
+        stream: DeviceStream | None = None,
+    ) -> None:
+        """See the class."""
+        self._engines = engines
+        self._trt = trt or import_tensorrt()
+        self._gpu = gpu or current_gpu()
+        self._stream = stream or CudaStream(torch.device("cuda", torch.cuda.current_device()))
+        self._runtime: Any = None
+
+    def open(self, folder: Path, graph: Graph) -> TensorRtSession:
+        """Opens the engine of a graph; its `Session.graph` has the sizes of the engine.
+
+        Raises:
+            CheckpointError: the folder is no exported one.
+            BackendError: there is no engine, or it was built for something else or changed since, or TensorRT
+                refuses it; the message says how to build it.
+        """
+        record = self.record(folder, graph)
+        engines = self._engines or folder / ENGINES
+        try:
+            plan = read_plan(engines, record)
+        except BackendError:
+            if self.record(folder, graph) == record:
+                raise
+            record = self.record(folder, graph)  # another process has just built it anew
+            plan = read_plan(engines, record)
+        with heard(self._trt) as messages:
+            if self._runtime is None:
+                self._runtime = self._trt.Runtime(logger_of(self._trt))
+            engine = self._runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise BackendError(
+                f"{engines / record.file}: {library(self._trt)} refuses the engine "
+                f"({'; '.join(messages.errors) or 'it gives no reason'}): {_build(folder)} --again"
+            )
+        return TensorRtSession(self._trt, engine, replace(graph, profiles=record.profiles), self._stream)
+
+    def record(self, folder: Path, graph: Graph) -> EngineRecord:
+        """The record of a graph's engine, after its key was found to be this machine's.
+
+        Raises:
+            BackendError: there is none, or it was built for something else; the message says what.
+        """
+        engines = self._engines or folder / ENGINES
+        record = read_record(engines, graph.name)
+        if record is None:
+            raise BackendError(f"{engines} has no engine of graph {graph.name}: {_build(folder)}")
+        now = engine_key(
+            graph,
+            precision=read_manifest(folder).precision,
+            tensorrt=library(self._trt),
+            gpu=self._gpu,
+            profile=record.key.profile,  # whichever was chosen when it was built
+        )
+        changes = record.key.changes(now)
+        if changes:
+            raise BackendError(
+                f"the engine of graph {graph.name} in {engines} is for something else: {'; '.join(changes)}: "
+                + _build(folder)
+            )
+        return record
+
+
+def why_not_tensorrt(folder: Path, engines: Path | None = None) -> str:
+    """Why TensorRT cannot run an exported folder on this machine as it is; empty if it can.
+
+    Plans are not read: that every engine has a record for this machine is what is looked at.
+    """
+    try:
+        manifest = read_manifest(folder)
+        backend = TensorRtBackend(engines)
+        for graph in manifest.graphs.values():
+            backend.record(folder, graph)
+    except PixelReferError as error:
+        return str(error)
+    return ""
+
+
+def _build(folder: Path) -> str:
+    return f"build it with `pixelrefer build-engines {folder}`"

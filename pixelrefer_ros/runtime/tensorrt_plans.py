@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Engine files: which plan was built for what. A plan is code, so it is trusted by its hash alone.
+
+A graph NAME has a record ``NAME.engine.json`` beside its plan ``NAME.<digits of the plan's hash>.plan``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import ModuleType
+
+from pixelrefer_ros.errors import BackendError
+from pixelrefer_ros.runtime.manifest import Graph, Profile
+
+ENGINES = "engines"
+"""The folder of the engines, in the exported folder."""
+
+DTYPE_NAMES = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "BF16": "bfloat16",
+    "INT64": "int64",
+    "INT32": "int32",
+    "UINT8": "uint8",
+    "BOOL": "bool",
+}
+"""TensorRT's names of element types to those of a manifest."""
+
+FORMAT = 1
+_PLAN = re.compile(r"[A-Za-z0-9_][\w.-]*\.plan")
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """The GPU of a machine.
+
+    Attributes:
+        name: as CUDA says it.
+        compute_capability: (major, minor).
+        memory_gb: decimal; no part of a key.
+    """
+
+    name: str
+    compute_capability: tuple[int, int]
+    memory_gb: float = 0.0
+
+    def __str__(self) -> str:
+        """For people."""
+        major, minor = self.compute_capability
+        return f"{self.name}, compute capability {major}.{minor}, {self.memory_gb:.0f} GB"
+
+
+def library(trt: ModuleType) -> str:
+    """The library and its version, for keys and messages, like "tensorrt 10.15.1.29"."""
+    return f"{trt.__name__} {trt.__version__}"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineKey:
+    """All that an engine depends on: another value of any of them, and it must be built again.
+
+    Attributes:
+        graph: hex SHA-256 over the hashes of the graph and its files of weights.
+        tensorrt: the library and its version.
+        gpu: its name.
+        compute_capability: "major.minor".
+        profile: name and first digits of the content hash.
+        precision: of the exported folder.
+    """
+
+    graph: str
+    tensorrt: str
+    gpu: str
+    compute_capability: str
+    profile: str
+    precision: str
+
+    def changes(self, now: EngineKey, *, ignore: tuple[str, ...] = ()) -> list[str]:
+        """What is different now, a phrase each; empty if nothing is."""
+        before, after = asdict(self), asdict(now)
+        return [
+            f"{name.replace('_', ' ')} was {_short(before[name])} and is {_short(after[name])}"
+            for name in before
+            if name not in ignore and before[name] != after[name]
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRecord:
+    """What was built.
+
+    Attributes:
+        key: what for.
+        file: the plan, in the record's folder.
+        sha256: hex, of the plan's bytes.
+        profiles: the sizes that the symbols of the graph's inputs may take in this engine.
+    """
+
+    key: EngineKey
+    file: str
+    sha256: str
+    profiles: Mapping[str, Profile]
+
+
+def engine_key(graph: Graph, *, precision: str, tensorrt: str, gpu: Gpu, profile: str) -> EngineKey:
+    """The key of a graph's engine; see `EngineKey`."""
+    hashes = [graph.sha256, *(data.sha256 for data in graph.data)]
+    return EngineKey(
+        graph=hashlib.sha256("\n".join(hashes).encode()).hexdigest(),
+        tensorrt=tensorrt,
+        gpu=gpu.name,
+        compute_capability="{}.{}".format(*gpu.compute_capability),
+        profile=profile,
+        precision=precision,
+    )
+
+
+def cache_sizes(graph: Graph) -> set[str]:
+    """The symbols of a graph's in-place caches alone: their capacity. TensorRT wants it fixed."""
+    caches = {name for name, _ in graph.in_place}
+    others = {size for spec in graph.inputs if spec.name not in caches for size in spec.shape}
+    return {size for name in caches for size in graph.input(name).shape if isinstance(size, str)} - others
+
+
+def engine_sizes(graph: Graph, profiles: Mapping[str, Profile]) -> dict[str, Profile]:
+    """The sizes that symbols may take in an engine: the capacity of caches is fixed at its most."""
+    fixed = cache_sizes(graph)
+    return {
+        symbol: Profile(sizes.max, sizes.max, sizes.max) if symbol in fixed else sizes
+        for symbol, sizes in profiles.items()
+    }
+
+
+def step_sizes(graph: Graph, profiles: Mapping[str, Profile]) -> dict[str, Profile] | None:
+    """The sizes of one decoding step: symbols that are not of a cache at their smallest.
+
+    Returns:
+        None for a graph with no caches updated in place, or with nothing else that changes size.
+    """
+    of_caches = {size for name, _ in graph.in_place for size in graph.input(name).shape}
+    steps = {
+        symbol: sizes if symbol in of_caches else Profile(sizes.min, sizes.min, sizes.min)
+        for symbol, sizes in profiles.items()
+    }
+    return steps if graph.in_place and steps != profiles else None
+
+
+def record_path(engines: Path, graph: str) -> Path:
+    """Where a graph's record lies."""
+    return engines / f"{graph}.engine.json"
+
+
+def read_record(engines: Path, graph: str) -> EngineRecord | None:
+    """A graph's record; None if there is none.
+
+    Raises:
+        BackendError: the file cannot be read as a record.
+    """
+    path = record_path(engines, graph)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']!r:.40}, and this version reads {FORMAT}")
+        key = EngineKey(**{field.name: _text(content["key"], field.name) for field in fields(EngineKey)})
+        profiles = {
+            str(symbol): Profile(*(int(sizes[bound]) for bound in ("min", "opt", "max")))
+            for symbol, sizes in content["profiles"].items()
+        }
+        file = _text(content, "file")
+        if not _PLAN.fullmatch(file):  # a name from a file must not lead out of the folder
+            raise ValueError(f"file is {file!r:.80}")
+        return EngineRecord(key, file, _text(content, "sha256"), profiles)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BackendError(
+            f"{path} is no engine record ({type(error).__name__}: {error}): build the engines again"
+        ) from error
+
+
+def write_record(engines: Path, graph: str, record: EngineRecord) -> None:
+    """Writes a graph's record whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    content = {"format": FORMAT, **asdict(record)}
+    write_whole(record_path(engines, graph), (json.dumps(content, indent=1) + "\n").encode())
+
+
+def read_plan(engines: Path, record: EngineRecord) -> bytes:
+    """The bytes of a plan, after their hash was found to be the record's.
+
+    Raises:
+        BackendError: the file is missing, or holds other bytes.
+    """
+    path = engines / record.file
+    try:
+        plan = path.read_bytes()
+    except OSError as error:
+        raise BackendError(f"{path} cannot be read ({error}): build the engines again") from error
+    found = hashlib.sha256(plan).hexdigest()
+    if found != record.sha256:
+        raise BackendError(
+            f"{path} ({len(plan)} bytes, sha256 {found[:12]}...) is not the plan that was built "
+            f"({record.sha256[:12]}...) and is not loaded: build the engines again"
+        )
+    return plan
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all: no half file is left, also when the disk is full.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with unfinished.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _text(content: Mapping[str, object], name: str) -> str:
+    value = content[name]
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {value!r:.80}")
+    return value
+
+
+def _short(value: str) -> str:
+    return f"{value[:12]}..." if re.fullmatch(r"[0-9a-f]{64}", value) else repr(value)

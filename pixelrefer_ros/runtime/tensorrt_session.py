@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A graph as a TensorRT engine, with torch tensors for device memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from pixelrefer_ros.errors import BackendError
+from pixelrefer_ros.runtime.manifest import Graph
+from pixelrefer_ros.runtime.session import check_feeds, torch_dtype
+from pixelrefer_ros.runtime.tensorrt_messages import heard
+from pixelrefer_ros.runtime.tensorrt_plans import DTYPE_NAMES, step_sizes
+from pixelrefer_ros.runtime.tensorrt_stream import DeviceStream
+
+_log = logging.getLogger(__name__)
+
+Tensors = dict[str, torch.Tensor]
+
+
+class TensorRtSession:
+    """A `pixelrefer_ros.runtime.Session` over the plain ``tensorrt`` API.
+
+    Caches updated in place have one address for input and output where the engine says that it updates them
+    so; else (TensorRT before 10.15) the engine writes beside them and the result is copied back. A decoding
+    step that comes again with the same sizes and caches is recorded as a CUDA graph, then replayed.
+
+    Args:
+        trt: the module ``tensorrt``.
+        engine: deserialised.
+        graph: with the sizes of the engine as `Graph.profiles`.
+        stream: to run on.
+
+    Raises:
+        BackendError: the engine has other inputs or outputs than the graph, or ones that are not on the GPU.
+    """
+
+    def __init__(self, trt: ModuleType, engine: Any, graph: Graph, stream: DeviceStream) -> None:
+        """See the class."""
+        self.graph = graph
+        self._trt, self._engine, self._stream = trt, engine, stream
+        _check_engine(trt, engine, graph)
+        self._in_place = {output: name for name, output in graph.in_place}
+        aliased = getattr(engine, "get_aliased_input_tensor", lambda _: None)
+        self._aliased = {output for output, name in self._in_place.items() if aliased(output) == name}
+        self._steps = step_sizes(graph, graph.profiles)
+        self._contexts: dict[int, Any] = {}
+        self._seen: object = None
+        self._recorded: _Recorded | None = None
+        self._records = True
+        self._nothing = torch.empty(stream.alignment, dtype=torch.uint8, device=stream.device)
+
+    def run(self, feeds: Mapping[str, torch.Tensor]) -> Tensors:
+        """Runs the engine; see `pixelrefer_ros.runtime.Session`."""
+        if self._engine is None:
+            raise BackendError(f"graph {self.graph.name}: the session is closed")
+        sizes = check_feeds(self.graph, feeds)
+        given = {name: self._placed(name, tensor) for name, tensor in feeds.items()}
+        if not self._is_step(sizes):
+            outputs = self._buffers(self._context(0), given)
+            self._bind(self._context(0), given, outputs)
+            self._execute(self._context(0))
+            return self._handed_out(outputs, given)
+        caches = tuple(given[name].data_ptr() for name in self._in_place.values())
+        signature = (tuple(sorted(sizes.items())), caches)
+        if self._recorded is not None and self._recorded.signature == signature:
+            return self._replay(self._recorded, given)
+        again, self._seen = signature == self._seen, signature
+        return self._step(signature, given, record=again and self._records)
+
+    def close(self) -> None:
+        """Frees contexts, engine and buffers."""
+        self._recorded, self._seen, self._engine = None, None, None
+        self._contexts.clear()
+
+    def _is_step(self, sizes: Mapping[str, int]) -> bool:
+        return self._steps is not None and all(
+            steps.min <= sizes[symbol] <= steps.max
+            for symbol, steps in self._steps.items()
+            if symbol in sizes
+        )
+
+    def _step(self, signature: object, given: Tensors, *, record: bool) -> Tensors:
+        # A context serves one recording: its state is part of it. So what was recorded before goes first.
+        self._recorded = None
+        context = self._context(1)
+        caches = self._in_place.values()
+        if record:  # replays read and write the same addresses; the caches are the caller's and stay
+            given = {name: tensor if name in caches else tensor.clone() for name, tensor in given.items()}
+        outputs = self._buffers(context, given)
+        self._bind(context, given, outputs)
+        self._execute(context)  # TensorRT settles new sizes in this run: only the next one can be recorded
+        if not record:
+            return self._handed_out(outputs, given)
+        handed_out = self._handed_out(self._copies(outputs), given)
+        try:
+            with heard(self._trt) as messages:
+                replay = self._stream.capture(lambda: self._enqueue(context))
+            # Caches are not held: one at the same address is the same to the recording.
+            inputs = {name: tensor for name, tensor in given.items() if name not in caches}
+            outputs = {name: tensor for name, tensor in outputs.items() if name not in self._aliased}
+            self._recorded = _Recorded(signature, inputs, outputs, replay)
+        except (RuntimeError, BackendError) as error:
+            self._records = False
+            reason = "; ".join([str(error), *messages.errors])
+            _log.warning("graph %s: steps are not recorded as a CUDA graph: %s", self.graph.name, reason)
+        return handed_out
+
+    def _replay(self, recorded: _Recorded, given: Tensors) -> Tensors:
+        for name, tensor in recorded.inputs.items():
+            tensor.copy_(given[name])
+        with self._stream.queue():
+            recorded.replay()
+        return self._handed_out(self._copies(recorded.outputs), given)
+
+    def _copies(self, outputs: Tensors) -> Tensors:
+        """What a replay would overwrite, copied; caches are not handed out and need no copy."""
+        return {
+            name: tensor if name in self._in_place else tensor.clone() for name, tensor in outputs.items()
+        }
+
+    def _handed_out(self, outputs: Tensors, given: Tensors) -> Tensors:
+        """The outputs as the caller gets them: a cache is the tensor that was fed."""
+        result = dict(outputs)
+        for output, name in self._in_place.items():
+            if output not in self._aliased:
+                given[name].copy_(outputs[output])
+            result[output] = given[name]
+        return result
+
+    def _placed(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.device != self._stream.device:
+            raise ValueError(
+                f"graph {self.graph.name}: {name} is on {tensor.device}; it must be on {self._stream.device}"
+            )
+        if tensor.data_ptr() % self._stream.alignment == 0:
+            return tensor
+        if name in self._in_place.values():
+            raise ValueError(
+                f"graph {self.graph.name}: {name} starts at an address that is no multiple of "
+                f"{self._stream.alignment} bytes: a cache must not be a part of another tensor"
+            )
+        return tensor.clone()
+
+    def _context(self, profile: int) -> Any:
+        """The execution context of an optimisation profile, made at its first use."""
+        if profile not in self._contexts:
+            with heard(self._trt) as messages:
+                context = self._engine.create_execution_context()
+                good = context is not None and (
+                    profile == 0 or context.set_optimization_profile_async(profile, self._stream.handle)
+                )
+            if not good:
+                raise BackendError(
+                    f"graph {self.graph.name}: no execution context (is GPU memory left?): "
+                    + ("; ".join(messages.errors) or "TensorRT gives no reason")
+                )
+            self._contexts[profile] = context
+        return self._contexts[profile]
+
+    def _buffers(self, context: Any, given: Tensors) -> Tensors:
+        """Memory for the outputs, of the shapes that the inputs bring; of aliased caches the inputs'."""
+        for name, tensor in given.items():
+            if not context.set_input_shape(name, tuple(tensor.shape)):
+                raise BackendError(
+                    f"graph {self.graph.name}: the engine refuses {name} of shape {list(tensor.shape)}: "
+                    "build the engines again"
+                )
+        outputs = {}
+        for spec in self.graph.outputs:
+            if spec.name in self._aliased:
+                outputs[spec.name] = given[self._in_place[spec.name]]
+                continue
+            shape = tuple(context.get_tensor_shape(spec.name))
+            if any(size < 0 for size in shape):
+                raise BackendError(
+                    f"graph {self.graph.name}: the shape of {spec.name} is only known after a run "
+                    f"({list(shape)}); such graphs cannot be run"
+                )
+            outputs[spec.name] = torch.empty(shape, dtype=torch_dtype(spec.dtype), device=self._stream.device)
+        return outputs
+
+    def _bind(self, context: Any, given: Tensors, outputs: Tensors) -> None:
+        for name, tensor in (*given.items(), *outputs.items()):
+            # An empty tensor has no address, and TensorRT wants one.
+            address = tensor.data_ptr() if tensor.numel() else self._nothing.data_ptr()
+            if not context.set_tensor_address(name, address):
+                raise BackendError(f"graph {self.graph.name}: the engine refuses the address of {name}")
+
+    def _execute(self, context: Any) -> None:
+        with heard(self._trt) as messages, self._stream.queue():
+            good = context.execute_async_v3(self._stream.handle)
+        if not good:
+            reason = "; ".join(messages.errors) or "TensorRT gives no reason"
+            raise BackendError(f"graph {self.graph.name}: the run failed: {reason}")
+
+    def _enqueue(self, context: Any) -> None:
+        if not context.execute_async_v3(self._stream.handle):
+            raise BackendError("TensorRT refuses to run while it is recorded")
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """A decoding step as a CUDA graph.
+
+    Attributes:
+        signature: sizes and addresses of the caches it is for.
+        inputs, outputs: the memory it reads and writes, but for the caches.
+        replay: runs it.
+    """
+
+    signature: object
+    inputs: Tensors
+    outputs: Tensors
+    replay: Callable[[], None]
+
+
+def _check_engine(trt: ModuleType, engine: Any, graph: Graph) -> None:
+    found = {}
+    for index in range(engine.num_io_tensors):
+        name = engine.get_tensor_name(index)
+        mode = "input" if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT else "output"
+        found[name] = mode, DTYPE_NAMES.get(engine.get_tensor_dtype(name).name)
+        if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE:
+            raise BackendError(
+                f"graph {graph.name}: the engine wants {mode} {name} in host memory (its values decide on "
+                "shapes); such graphs cannot be run"
+            )
+    expected = {spec.name: ("input", spec.dtype) for spec in graph.inputs}
+    expected |= {spec.name: ("output", spec.dtype) for spec in graph.outputs}
+    wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    if wrong:
+        raise BackendError(
+            f"graph {graph.name}: the engine has {wrong[0]} as {found.get(wrong[0])}, and the manifest says "
+            f"{expected.get(wrong[0])}: build the engines again"
+        )
