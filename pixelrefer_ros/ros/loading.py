@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,11 @@ class Loading:
 
     def _run(self) -> None:
         try:
-            self._perception = load_perception(self._parameters)
+            perception = load_perception(self._parameters)
+            # What is there now stays: hundreds of thousands of objects of torch and the models. Walking
+            # through them, Python's collector would stop the camera for half a second every now and then.
+            gc.collect()
+            gc.freeze()
+            self._perception = perception
         except Exception as error:  # told by `result`, on the thread that waits for it
             self._error = error

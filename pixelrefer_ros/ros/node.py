@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from typing import Any
 
@@ -154,6 +155,7 @@ class PixelReferNode(LifecycleNode):
         action, self._action, self._work = self._action, None, None
         if action is not None:
             action.close()
+        gc.unfreeze()  # `Loading` froze what is let go here
 
     def _show(self, scene: Scene) -> None:
         if (active := self._active) is not None:
