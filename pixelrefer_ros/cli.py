@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``pixelrefer <verb>``: the command line.
 
-A verb is a module of `pixelrefer_ros.offline` with ``add_arguments(parser)`` and ``run(args) -> int``; it is
+A verb is a module with ``add_arguments(parser)`` and ``run(args) -> int``; it is
 imported only when its verb is given, so that help and typing errors need no models.
 """
 
@@ -16,10 +16,15 @@ from pixelrefer_ros import __version__
 from pixelrefer_ros.errors import PixelReferError
 
 VERBS = {
-    "export": "write a model as ONNX graphs that run without torch's networks",
-    "replay": "track and ask over a recorded camera topic, with no ROS",
-    "verify": "check a model folder against the numbers of a reference implementation",
+    "build-engines": "build TensorRT engines of an exported folder, on the machine that will run them",
+    "build-engines": ("offline.build_engines", "compile an exported folder for this machine's GPU"),
+    "evaluate": ("training.evaluate", "score models on the shapes world"),
+    "export": ("offline.export", "write a model as ONNX graphs that run without torch's networks"),
+    "replay": ("offline.replay", "track and ask over a recorded camera topic, with no ROS"),
+    "train": ("training.train", "train a model on the shapes world, or fine-tune a released one"),
+    "verify": ("offline.verify", "check a model folder against the numbers of a reference implementation"),
 }
+"""Verb -> its module below this package, and what it does in a line."""
 BAD_INPUT = 2
 INTERRUPTED = 130
 
@@ -44,10 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The first argument that is no option is the verb: the program itself has no option with a value.
     wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:
-        for verb, summary in VERBS.items():
+        for verb, (module_name, summary) in VERBS.items():
             of_verb = verbs.add_parser(verb, help=summary)
             if verb == wanted:
-                module = importlib.import_module(f"pixelrefer_ros.offline.{verb}")
+                module = importlib.import_module(f"pixelrefer_ros.{module_name}")
                 module.add_arguments(of_verb)
         args = parser.parse_args(arguments)  # ends here unless a known verb is given
         return int(module.run(args))
