@@ -16,7 +16,6 @@ from pixelrefer_ros import __version__
 from pixelrefer_ros.errors import PixelReferError
 
 VERBS = {
-    "build-engines": "build TensorRT engines of an exported folder, on the machine that will run them",
     "build-engines": ("offline.build_engines", "compile an exported folder for this machine's GPU"),
     "evaluate": ("training.evaluate", "score models on the shapes world"),
     "export": ("offline.export", "write a model as ONNX graphs that run without torch's networks"),
