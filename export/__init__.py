@@ -5,5 +5,6 @@ from __future__ import annotations
 
 from pixelrefer_ros.export.graph import GraphPlan, export_graph
 from pixelrefer_ros.export.language import CONTEXT_LENGTH, export_dtype, export_language
+from pixelrefer_ros.export.tracker_export import export_tracker
 
-__all__ = ["CONTEXT_LENGTH", "GraphPlan", "export_dtype", "export_graph", "export_language"]
+__all__ = ["CONTEXT_LENGTH", "GraphPlan", "export_dtype", "export_graph", "export_language", "export_tracker"]

@@ -98,6 +98,7 @@ def load_perception(parameters: Parameters) -> Perception:
             device=parameters.device,
             dtype=parameters.precision,
             max_objects=parameters.max_objects,
+            backend=parameters.backend,
         )
     return Perception(language, tracker, settings)
 

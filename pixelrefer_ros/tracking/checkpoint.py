@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -15,12 +16,14 @@ from torch import Tensor
 from transformers import Sam2VideoConfig, Sam2VideoModel
 
 from pixelrefer_ros.errors import CheckpointError, ParameterError
+from pixelrefer_ros.runtime import file_hash
 from pixelrefer_ros.tracking.meta_checkpoint import read_meta_checkpoint
 from pixelrefer_ros.tracking.meta_config import config_for_meta
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
+_SOURCE = re.compile(r"config\.json|.*\.safetensors(\.index\.json)?|.*\.pt")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 IMAGE_SIZE_STEP = 32
 """The window position embedding (8 patches of 4 pixels) must tile the picture."""
@@ -38,7 +41,7 @@ def load_sam2(
     """
     if dtype not in DTYPES:
         raise ParameterError(f"dtype {dtype!r}: give one of {', '.join(DTYPES)}")
-    path = _locate(path_or_id)
+    path = locate_sam2(path_or_id)
     config, weights = _read(path)
     if image_size is not None:
         set_image_size(config, image_size)
@@ -49,6 +52,44 @@ def load_sam2(
         raise ParameterError(
             f"device {device!r} cannot be used ({error}): give cpu, or a cuda device"
         ) from error
+
+
+def locate_sam2(path_or_id: str | Path) -> Path:
+    """Find a checkpoint here, or fetch it from the hub; return its folder or file.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = Path(path_or_id).expanduser()
+    if path.exists():
+        return path
+    if not HUB_ID.fullmatch(str(path_or_id)):
+        raise CheckpointError(f"{path_or_id}: no such file or folder, and no hub id (owner/name)")
+    from huggingface_hub import snapshot_download
+
+    try:
+        # The hub may be out of reach: its cache then serves what was fetched before.
+        return Path(
+            snapshot_download(str(path_or_id), allow_patterns=["config.json", "*.safetensors", WEIGHTS_INDEX])
+        )
+    except Exception as error:
+        raise CheckpointError(
+            f"{path_or_id}: no such folder here, and the hub did not give it "
+            f"({type(error).__name__}: {error}): give the path of a downloaded folder"
+        ) from error
+
+
+def source_hash(path: Path) -> str:
+    """Hex SHA-256 over a checkpoint's files, config and weights, wherever they lie.
+
+    Args:
+        path: of `locate_sam2`.
+    """
+    files = [path] if path.is_file() else sorted(f for f in path.iterdir() if _SOURCE.fullmatch(f.name))
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name if path.is_dir() else ''}:{file_hash(file)}\n".encode())
+    return digest.hexdigest()
 
 
 def set_image_size(config: Sam2VideoConfig, image_size: int) -> None:
@@ -116,26 +157,6 @@ def _make_positions(model: Sam2VideoModel, config: Sam2VideoConfig) -> None:
         raise CheckpointError(
             f"this version of transformers keeps {left[0]} outside the checkpoint: use the pinned one"
         )
-
-
-def _locate(path_or_id: str | Path) -> Path:
-    path = Path(path_or_id).expanduser()
-    if path.exists():
-        return path
-    if not HUB_ID.fullmatch(str(path_or_id)):
-        raise CheckpointError(f"{path_or_id}: no such file or folder, and no hub id (owner/name)")
-    from huggingface_hub import snapshot_download
-
-    try:
-        # The hub may be out of reach: its cache then serves what was fetched before.
-        return Path(
-            snapshot_download(str(path_or_id), allow_patterns=["config.json", "*.safetensors", WEIGHTS_INDEX])
-        )
-    except Exception as error:
-        raise CheckpointError(
-            f"{path_or_id}: no such folder here, and the hub did not give it "
-            f"({type(error).__name__}: {error}): give the path of a downloaded folder"
-        ) from error
 
 
 def _read(path: Path) -> tuple[Sam2VideoConfig, dict[str, Tensor]]:

@@ -112,10 +112,8 @@ class MaskDecoder(nn.Module):
         """All four masks (N, 4, 4h, 4w), their quality (N, 4), tokens (N, 4, C), object score (N,)."""
         decoder = self.mask_decoder
         count, height, width = image.shape[0], image.shape[-2], image.shape[-1]
-        own = torch.cat(
-            (decoder.obj_score_token.weight, decoder.iou_token.weight, decoder.mask_tokens.weight)
-        )
-        prompt = torch.cat((own.expand(count, -1, -1), sparse), dim=1)
+        own = (decoder.obj_score_token, decoder.iou_token, decoder.mask_tokens)
+        prompt = torch.cat((*(table.weight.expand(count, -1, -1) for table in own), sparse), dim=1)
         tokens, grid = decoder.transformer(
             point_embeddings=prompt[:, None],
             image_embeddings=image,

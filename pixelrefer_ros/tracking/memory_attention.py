@@ -48,14 +48,20 @@ class MemoryAttention(nn.Module):
     image_position: Tensor
     slot_position: Tensor
 
-    def __init__(self, model: Sam2VideoModel) -> None:
+    def __init__(self, model: Sam2VideoModel, *, whole_masks: bool = False) -> None:
         """Share the weights of ``model``; positions and temporal encodings are baked.
 
         The temporal encoding belongs to the slot: slot 0 holds the prompt frame (the last row of the
         table), slot s the memory S - s frames back (row S - s - 1).
+
+        Args:
+            model: gives weights and config.
+            whole_masks: mask unused slots by a bool for every query and key, as ONNX's ``Attention``
+                wants it, rather than by a bias for every key. The result is the same.
         """
         super().__init__()
         config = model.config
+        self.whole_masks = whole_masks
         self.layers = model.memory_attention.layers
         self.layer_norm = model.memory_attention.layer_norm
         self.pointer_time = model.temporal_positional_encoding_projection_layer
@@ -107,13 +113,13 @@ class MemoryAttention(nn.Module):
         keys = torch.cat((memory.flatten(1, 2), pointer_tokens), dim=1)
         position = self.slot_position.reshape(1, slots * tokens, channels).expand(objects, -1, -1)
         keys_at = keys + torch.cat((position, pointer_position), dim=1)
-        bias = None
+        mask = None
         if memory_valid is not None and pointer_valid is not None:
             split = pointer_tokens.shape[1] // pointers.shape[1]
             valid = torch.cat(
                 (memory_valid.repeat_interleave(tokens, 1), pointer_valid.repeat_interleave(split, 1)), 1
             )
-            bias = torch.where(valid, 0.0, INVALID_BIAS).to(features.dtype)[:, None, None]
+            mask = self._mask(valid[:, None, None], features)
         x = features.flatten(2).transpose(1, 2) + 0.1 * self.image_position
         layer: Any  # transformers' Sam2VideoMemoryAttentionLayer
         for layer in self.layers:
@@ -121,10 +127,16 @@ class MemoryAttention(nn.Module):
             x = x + self._attend(layer.self_attn, inner, inner, inner, 1, None)
             # Until here nothing depends on the object: the first self-attention runs once for all.
             x = x.expand(objects, -1, -1)
-            x = x + self._attend(layer.cross_attn_image, layer.layer_norm2(x), keys_at, keys, slots, bias)
+            x = x + self._attend(layer.cross_attn_image, layer.layer_norm2(x), keys_at, keys, slots, mask)
             x = x + layer.linear2(layer.activation(layer.linear1(layer.layer_norm3(x))))
         height, width = features.shape[-2:]
         return self.layer_norm(x).transpose(1, 2).unflatten(2, (height, width))
+
+    def _mask(self, valid: Tensor, features: Tensor) -> Tensor:
+        """The attention mask that leaves keys out where ``valid`` (N, 1, 1, K) is not set."""
+        if self.whole_masks:
+            return valid.expand(-1, -1, features.shape[-2] * features.shape[-1], -1)
+        return torch.where(valid, 0.0, INVALID_BIAS).to(features.dtype)
 
     def _pointer_tokens(self, pointers: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
         """Split pointers into tokens of the memory's width; return them with their time encoding."""
@@ -137,7 +149,7 @@ class MemoryAttention(nn.Module):
         return tokens, time.repeat_interleave(split, dim=1)
 
     def _attend(
-        self, attention: Any, query: Tensor, key: Tensor, value: Tensor, grids: int, bias: Tensor | None
+        self, attention: Any, query: Tensor, key: Tensor, value: Tensor, grids: int, mask: Tensor | None
     ) -> Tensor:
         """One attention; the first ``grids`` feature grids of the keys are rotated, pointers are not."""
         heads = attention.num_attention_heads
@@ -153,5 +165,5 @@ class MemoryAttention(nn.Module):
         cos, sin = self.cos.repeat(grids, 1), self.sin.repeat(grids, 1)
         q = rotate(q, self.cos, self.sin)
         k = torch.cat((rotate(k[:, :, :rotated], cos, sin), k[:, :, rotated:]), dim=2)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=attention.scaling)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=attention.scaling)
         return attention.o_proj(out.transpose(1, 2).flatten(2))

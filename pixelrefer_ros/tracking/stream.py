@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,13 +11,18 @@ import torch
 from transformers import Sam2VideoModel
 
 from pixelrefer_ros.errors import EmptyRegion, NoSuchObject, Overloaded, ParameterError
+from pixelrefer_ros.runtime import choose_backend
 from pixelrefer_ros.tracking.checkpoint import load_sam2
 from pixelrefer_ros.tracking.frame_order import FrameKey, frame_key
+from pixelrefer_ros.tracking.graphs import open_tracker
 from pixelrefer_ros.tracking.prompts import MaskPrompt, PointPrompt, check_frame, to_prompt
-from pixelrefer_ros.tracking.sam2 import Features, Sam2
+from pixelrefer_ros.tracking.sam2 import Sam2
 from pixelrefer_ros.tracking.session import Session
 from pixelrefer_ros.tracking.states import StateRules
+from pixelrefer_ros.tracking.steps import Features, Sam2Steps
 from pixelrefer_ros.types import Frame, Region, Track
+
+_log = logging.getLogger(__name__)
 
 
 class StreamTracker:
@@ -42,12 +48,13 @@ class StreamTracker:
     """
 
     def __init__(
-        self, model: Sam2VideoModel, *, max_objects: int = 16, states: StateRules | None = None
+        self, model: Sam2VideoModel | Sam2Steps, *, max_objects: int = 16, states: StateRules | None = None
     ) -> None:
         """Follow objects with ``model``, in its device and dtype.
 
         Args:
-            model: in evaluation mode; its weights are shared, not copied.
+            model: in evaluation mode; its weights are shared, not copied. Or the steps of a model whose
+                components somebody else computes.
             max_objects: objects at one time.
             states: when an object counts as visible and as lost.
 
@@ -57,7 +64,7 @@ class StreamTracker:
         if max_objects < 1:
             raise ParameterError(f"max_objects is {max_objects}: give 1 or more")
         with torch.inference_mode():
-            self._sam2 = Sam2(model)
+            self._sam2 = model if isinstance(model, Sam2Steps) else Sam2(model)
         self._max_objects = max_objects
         self._session = Session(self._sam2, states or StateRules())
         self._encoded: tuple[FrameKey, Frame, Features] | None = None
@@ -73,23 +80,34 @@ class StreamTracker:
         image_size: int | None = None,
         max_objects: int = 16,
         states: StateRules | None = None,
+        backend: str = "auto",
     ) -> StreamTracker:
-        """Load a SAM 2 checkpoint.
+        """Load a SAM 2 checkpoint, or open an exported one.
 
         Args:
             path_or_id: a folder in the transformers format, one of Meta's ``.pt`` files (or a folder
-                with one), or a hub id such as ``facebook/sam2.1-hiera-tiny``.
+                with one), a hub id such as ``facebook/sam2.1-hiera-tiny``, or an exported folder.
             device: ``cpu``, ``cuda`` or ``cuda:N``.
-            dtype: ``float32``, ``bfloat16`` or ``float16``.
+            dtype: ``float32``, ``bfloat16`` or ``float16``; an exported folder has its own.
             image_size: side of the model's square input, pixels, a multiple of 32; None: as in the
-                checkpoint's config. Cost grows with its square to its fourth power.
+                checkpoint's config. Cost grows with its square to its fourth power. An exported folder
+                has its own.
             max_objects: objects at one time.
             states: when an object counts as visible and as lost.
+            backend: what computes the model, see `pixelrefer_ros.runtime.choose_backend`.
 
         Raises:
             CheckpointError: the checkpoint cannot be read.
-            ParameterError: a setting outside its bounds.
+            ParameterError: a setting outside its bounds, or not the one of the exported folder.
+            BackendError: the backend cannot run the exported folder.
         """
+        path = Path(path_or_id).expanduser()
+        folder = path if path.is_dir() else None
+        chosen, reason = choose_backend(backend, folder)
+        _log.info("tracker %s runs on %s (%s)", path.name, chosen, reason)
+        if folder is not None and chosen != "torch":
+            sam2 = open_tracker(folder, chosen, device=device, image_size=image_size, max_objects=max_objects)
+            return cls(sam2, max_objects=max_objects, states=states)
         model = load_sam2(path_or_id, device=device, dtype=dtype, image_size=image_size)
         return cls(model, max_objects=max_objects, states=states)
 
