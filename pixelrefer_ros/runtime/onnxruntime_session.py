@@ -17,7 +17,18 @@ from pixelrefer_ros.runtime.session import check_feeds, torch_dtype
 # Element types by their number in ONNX: NumPy has no bfloat16.
 _ELEMENTS = {"float32": 1, "uint8": 2, "int32": 6, "int64": 7, "bool": 9, "float16": 10, "bfloat16": 16}
 _ERRORS_ONLY = 3
+_FUSED_SINCE = (1, 31)  # the oldest that was tried with opset 24
 _INT8_DOT_PRODUCTS = "4"
+
+
+def newest_opset() -> int:
+    """The newest opset of ours that the installed ONNX Runtime runs: 24, or 20 for an older one.
+
+    Raises:
+        BackendError: ONNX Runtime is not installed.
+    """
+    major, minor = (int(part) for part in _runtime().__version__.split(".")[:2])
+    return 24 if (major, minor) >= _FUSED_SINCE else 20
 
 
 class OnnxRuntimeBackend:
