@@ -133,8 +133,7 @@ def _plan(
         for index, (major, minor) in enumerate(options.compute_capabilities):
             target = getattr(trt.ComputeCapability, f"SM{major}{minor}")
             config.set_compute_capability(target, index)
-    if options.bar is not None:
-        config.progress_monitor = progress_monitor(trt, graph.name, options.bar, options.stopped)
+    config.progress_monitor = progress_monitor(trt, graph.name, options.bar, options.stopped)
     timings = _load_timings(config, options.timing_cache)
     with heard(trt) as messages:
         plan = network.builder.build_serialized_network(network.definition, config)

@@ -14,13 +14,13 @@ Bar = Callable[..., Any]
 """Makes a bar, as ``tqdm.tqdm`` does: called with total, desc, position, leave; has update and close."""
 
 
-def progress_monitor(trt: ModuleType, title: str, bar: Bar, stopped: Callable[[], bool]) -> Any:
-    """A ``tensorrt.IProgressMonitor`` that shows a bar for each outer phase.
+def progress_monitor(trt: ModuleType, title: str, bar: Bar | None, stopped: Callable[[], bool]) -> Any:
+    """A ``tensorrt.IProgressMonitor`` that shows a bar for each outer phase, and can end the build.
 
     Args:
         trt: the module ``tensorrt`` or ``tensorrt_rtx``.
         title: what is being built.
-        bar: makes a bar.
+        bar: makes a bar; None: nothing is shown.
         stopped: asked at every step: True ends the build. (TensorRT calls from its own threads; an interrupt
             that Python has caught meanwhile would else wait for the end of the build.)
     """
@@ -34,7 +34,7 @@ def progress_monitor(trt: ModuleType, title: str, bar: Bar, stopped: Callable[[]
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             depth = self._depths.get(parent_phase, 0) + 1 if parent_phase else 1
             self._depths[phase_name] = depth
-            if depth <= DEEPEST and phase_name not in self._bars:
+            if bar is not None and depth <= DEEPEST and phase_name not in self._bars:
                 description = f"{title}: {phase_name}" if depth == 1 else f"  {phase_name}"
                 self._bars[phase_name] = bar(
                     total=num_steps, desc=description, position=depth - 1, leave=False

@@ -2,8 +2,8 @@
 """A stand-in for the module ``tensorrt``, which cannot be installed everywhere and needs a GPU.
 
 It keeps TensorRT's rules (what must be set before a run, which sizes a profile allows, which addresses must
-be the same) and journals the calls. Its "plan" is the ONNX graph, and a run computes it with ONNX Runtime in the
-memory whose addresses were given: so results can be compared, not only calls.
+be the same) and journals the calls. Its "plan" is the ONNX graph, and a run computes it with ONNX Runtime in
+the memory whose addresses were given: so results can be compared, not only calls.
 """
 
 from __future__ import annotations

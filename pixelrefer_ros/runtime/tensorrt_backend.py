@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +17,7 @@ from pixelrefer_ros.runtime.tensorrt_plans import (
     ENGINES,
     EngineRecord,
     Gpu,
+    engine_graph,
     engine_key,
     library,
     read_plan,
@@ -58,7 +58,7 @@ class TensorRtBackend:
         self._runtime: Any = None
 
     def open(self, folder: Path, graph: Graph) -> TensorRtSession:
-        """Opens the engine of a graph; its `Session.graph` has the sizes of the engine.
+        """Opens the engine of a graph; its `Session.graph` is the graph as the engine is (`engine_graph`).
 
         Raises:
             CheckpointError: the folder is no exported one.
@@ -83,7 +83,7 @@ class TensorRtBackend:
                 f"{engines / record.file}: {library(self._trt)} refuses the engine "
                 f"({'; '.join(messages.errors) or 'it gives no reason'}): {_build(folder)} --again"
             )
-        return TensorRtSession(self._trt, engine, replace(graph, profiles=record.profiles), self._stream)
+        return TensorRtSession(self._trt, engine, engine_graph(graph, record.profiles), self._stream)
 
     def record(self, folder: Path, graph: Graph) -> EngineRecord:
         """The record of a graph's engine, after its key was found to be this machine's.

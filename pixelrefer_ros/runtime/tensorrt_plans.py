@@ -11,12 +11,12 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import ModuleType
 
 from pixelrefer_ros.errors import BackendError
-from pixelrefer_ros.runtime.manifest import Graph, Profile
+from pixelrefer_ros.runtime.manifest import Graph, Profile, TensorSpec
 
 ENGINES = "engines"
 """The folder of the engines, in the exported folder."""
@@ -135,6 +135,28 @@ def engine_sizes(graph: Graph, profiles: Mapping[str, Profile]) -> dict[str, Pro
         symbol: Profile(sizes.max, sizes.max, sizes.max) if symbol in fixed else sizes
         for symbol, sizes in profiles.items()
     }
+
+
+def engine_graph(graph: Graph, profiles: Mapping[str, Profile]) -> Graph:
+    """A graph as its engine is: the sizes of `profiles`, and the capacity of caches a plain number.
+
+    Args:
+        graph: of the manifest.
+        profiles: see `engine_sizes`.
+    """
+    fixed = {symbol: profiles[symbol].max for symbol in cache_sizes(graph)}
+
+    def settled(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+        return tuple(
+            replace(spec, shape=tuple(fixed.get(str(size), size) for size in spec.shape)) for spec in specs
+        )
+
+    return replace(
+        graph,
+        inputs=settled(graph.inputs),
+        outputs=settled(graph.outputs),
+        profiles={symbol: sizes for symbol, sizes in profiles.items() if symbol not in fixed},
+    )
 
 
 def step_sizes(graph: Graph, profiles: Mapping[str, Profile]) -> dict[str, Profile] | None:

@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From an exported folder to engines that the backend opens, with a fake ``tensorrt``; and the command."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import engine_graphs
+import pytest
+import torch
+from fake_tensorrt import FakeTensorRT, HostStream
+
+from pixelrefer_ros import cli
+from pixelrefer_ros.engines import Asked, BuildOptions, build_engine, build_engines
+from pixelrefer_ros.errors import BackendError, CheckpointError, ParameterError
+from pixelrefer_ros.runtime import OnnxRuntimeBackend, read_manifest
+from pixelrefer_ros.runtime import tensorrt_machine as machine
+from pixelrefer_ros.runtime.manifest import Profile
+from pixelrefer_ros.runtime.tensorrt_backend import TensorRtBackend, why_not_tensorrt
+from pixelrefer_ros.runtime.tensorrt_plans import Gpu, read_record
+
+GPU = Gpu("NVIDIA GeForce RTX 4090", (8, 9), 24.0)
+PROFILES = {"batch": Profile(1, 1, 2), "sequence": Profile(1, 8, 16), "rows": Profile(1, 2, 4)}
+ANY_PRECISION = """
+gpu_names: ["*"]
+compute_capabilities: ["8.9"]
+min_memory_gb: 0
+precisions: [fp16, fp32]
+patch_budget: 1024
+objects: 2
+context_length: 64
+workspace_mb: 32
+"""
+
+
+@pytest.fixture
+def trt():
+    return FakeTensorRT()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    models = {"decoder": engine_graphs.decoder(), "vision": engine_graphs.projection()}
+    engine_graphs.write_folder(
+        tmp_path / "model", models, profiles=PROFILES, in_place=engine_graphs.caches(), external_data=True
+    )
+    (tmp_path / "any.yaml").write_text(ANY_PRECISION)
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def asked(tmp_path):
+    return Asked(profile=str(tmp_path / "any.yaml"))
+
+
+def build(folder, trt, asked, gpu=GPU, **options):
+    lines: list[str] = []
+    built = build_engines(folder, trt, gpu, asked, say=lines.append, **options)
+    return built, lines
+
+
+def calls(trt, name):
+    return [call for call in trt.calls if call[0] == name]
+
+
+def test_what_was_built_is_opened_and_computes(folder, trt, asked):
+    built, lines = build(folder, trt, asked)
+    assert built == ["decoder", "vision"]
+    assert lines[0] == (
+        "tensorrt 10.15.1.29 on NVIDIA GeForce RTX 4090, compute capability 8.9, 24 GB; "
+        "profile any; small in fp32"
+    )
+    graph = read_manifest(folder).graphs["vision"]
+    session = TensorRtBackend(trt=trt, gpu=GPU, stream=HostStream(trt)).open(folder, graph)
+    x = torch.randn(3, engine_graphs.WIDTH, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(
+        session.run({"x": x})["y"], OnnxRuntimeBackend("cpu").open(folder, graph).run({"x": x})["y"]
+    )
+
+
+def test_engines_have_the_sizes_of_the_graph_and_decoders_a_profile_for_steps(folder, trt, asked):
+    build(folder, trt, asked)
+    ((_, of_decoder), (_, of_vision)) = calls(trt, "build")
+    assert [profile["inputs_embeds"] for profile in of_decoder] == [
+        ((1, 1, 64), (1, 8, 64), (2, 16, 64)),
+        ((1, 1, 64), (1, 1, 64), (2, 1, 64)),
+    ]
+    assert of_vision == [{"x": ((1, 64), (2, 64), (4, 64))}]
+    assert calls(trt, "workspace")[0] == ("workspace", 32 << 20)
+
+
+def test_what_is_up_to_date_is_left_alone_and_timings_are_used_again(folder, trt, asked):
+    build(folder, trt, asked)
+    built, lines = build(folder, trt, asked)
+    assert built == [] and lines[1:] == ["decoder: up to date", "vision: up to date"]
+    built, _ = build(folder, trt, Asked(asked.profile, again=True, graphs=["vision"]))
+    assert built == ["vision"]
+    assert calls(trt, "timings")[-1] == ("timings", b"timings of 10.15.1.29", True)
+
+
+def test_another_tensorrt_builds_anew_with_timings_of_its_own(folder, trt, asked):
+    build(folder, trt, asked)
+    newer = FakeTensorRT("11.4.1")
+    built, lines = build(folder, newer, asked)
+    assert built == ["decoder", "vision"]
+    assert "decoder: building (tensorrt was 'tensorrt 10.15.1.29' and is 'tensorrt 11.4.1')" in lines
+    # Those of another version are refused, and an empty cache takes their place.
+    assert [call[1:] for call in calls(newer, "timings")[:2]] == [
+        (b"timings of 10.15.1.29", False),
+        (b"", True),
+    ]
+
+
+def test_a_changed_bound_of_the_profile_builds_anew(folder, trt, asked, tmp_path):
+    build(folder, trt, asked)
+    (tmp_path / "any.yaml").write_text(ANY_PRECISION.replace("workspace_mb: 32", "workspace_mb: 33"))
+    built, lines = build(folder, trt, asked)
+    assert built == ["decoder", "vision"] and "profile was 'any " in lines[1]
+
+
+def test_an_older_tensorrt_refuses_the_newer_opset_and_takes_the_older(tmp_path, folder, asked):
+    old = FakeTensorRT("10.14.1")
+    with pytest.raises(BackendError, match="--opset 20"):
+        build(folder, old, asked)
+    assert old.calls == []
+    engine_graphs.write_folder(
+        tmp_path / "older", {"vision": engine_graphs.projection(opset=20)}, profiles=PROFILES
+    )
+    assert build(tmp_path / "older", old, asked)[0] == ["vision"]
+    assert calls(old, "parse") == [("parse", 20)]
+
+
+def test_a_precision_the_profile_does_not_take_is_refused(folder, trt):
+    with pytest.raises(
+        ParameterError, match=r"exported in fp32, and profile rtx takes fp16.*--precision fp16"
+    ):
+        build(folder, trt, Asked())
+    assert trt.calls == []
+
+
+def test_an_unknown_graph_is_told_which_there_are(folder, trt, asked):
+    with pytest.raises(CheckpointError, match=r"'encoder' \(it has decoder, vision\)"):
+        build(folder, trt, Asked(asked.profile, graphs=["encoder"]))
+
+
+@pytest.mark.parametrize("file", ["vision.onnx", "vision.data"])
+def test_a_graph_that_was_changed_is_not_built(folder, trt, asked, file):
+    with (folder / file).open("ab") as opened:
+        opened.write(b"x")
+    with pytest.raises(CheckpointError, match=f"{file} has sha256"):
+        build(folder, trt, Asked(asked.profile, graphs=["vision"]))
+
+
+@pytest.mark.parametrize("warning", ["Something was cast", "Unused Input: start"])
+def test_a_warning_of_the_parser_stops_the_build(folder, trt, asked, warning):
+    trt.parser_warnings = [warning]
+    with pytest.raises(BackendError, match=f"what it computes may differ: {warning}"):
+        build(folder, trt, asked)
+    assert calls(trt, "build") == []
+
+
+def test_a_warning_that_says_nothing_of_the_graph_does_not(folder, trt, asked):
+    trt.parser_warnings = ["ModelImporter.cpp:1071: Make sure input start has Int64 binding."]
+    assert build(folder, trt, asked)[0] == ["decoder", "vision"]
+
+
+def test_warnings_can_be_allowed_but_never_an_unused_input(folder, trt, asked):
+    allowing = Asked(asked.profile, allow_warnings=True)
+    trt.parser_warnings = ["Something was cast"]
+    built, lines = build(folder, trt, allowing)
+    assert built and "decoder: TensorRT: Something was cast" in lines
+    trt.parser_warnings = ["Unused Input: start"]
+    with pytest.raises(BackendError, match="Unused Input"):
+        build(folder, trt, Asked(asked.profile, allow_warnings=True, again=True))
+
+
+def test_a_build_that_fails_gives_tensorrts_reason(folder, trt, asked):
+    trt.build_error = "insufficient workspace"
+    with pytest.raises(BackendError, match=r"graph decoder.*32 MiB of workspace: insufficient workspace"):
+        build(folder, trt, asked)
+    assert not list((folder / "engines").glob("*.plan"))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_attention_without_a_fused_kernel_is_taken_apart_and_said_unless_it_must_be_fused(
+    tmp_path, trt, fused
+):
+    manifest = engine_graphs.write_folder(
+        tmp_path,
+        {"decoder": engine_graphs.decoder("fp16")},
+        precision="fp16",
+        profiles=PROFILES,
+        in_place=engine_graphs.caches(),
+    )
+    trt.unfused, graph = True, manifest.graphs["decoder"]
+
+    def built():
+        options = BuildOptions(16, fused=fused)
+        return build_engine(trt, tmp_path, graph, precision="fp16", profiles=graph.profiles, options=options)
+
+    if fused:
+        with pytest.raises(BackendError, match="dedicated kernel"):
+            built()
+    else:
+        assert built().notes == ("attention has no fused kernel here: it is taken apart, which is slower",)
+
+
+def test_an_engine_with_other_inputs_than_the_manifest_is_refused(folder, trt):
+    graph = read_manifest(folder).graphs["vision"]
+    for wrong in ({"inputs": ()}, {"outputs": graph.inputs}):
+        changed = type(graph)(**{**{name: getattr(graph, name) for name in type(graph).__slots__}, **wrong})
+        with pytest.raises(BackendError, match=r"TensorRT finds .* and the manifest names"):
+            build_engine(
+                trt, folder, changed, precision="fp32", profiles=graph.profiles, options=BuildOptions(16)
+            )
+
+
+def test_progress_is_shown_and_a_build_can_be_stopped(folder, trt, asked):
+    shown = []
+
+    class Bar:
+        def __init__(self, **options):
+            shown.append(options["desc"])
+            self.n = 0
+
+        def update(self, steps):
+            self.n += steps
+
+        def close(self):
+            shown.append(self.n)
+
+    build(folder, trt, asked, bar=Bar)
+    assert shown == ["decoder: Building", 2, "vision: Building", 2]
+    with pytest.raises(BackendError, match="graph decoder: the build was stopped"):
+        build(folder, trt, Asked(asked.profile, again=True), bar=Bar, stopped=lambda: True)
+
+
+def open_vision(folder, trt, gpu=GPU):
+    graph = read_manifest(folder).graphs["vision"]
+    return TensorRtBackend(trt=trt, gpu=gpu, stream=HostStream(trt)).open(folder, graph)
+
+
+def test_a_folder_without_engines_says_how_to_build_them(folder, trt):
+    with pytest.raises(
+        BackendError, match="no engine of graph vision: build it with `pixelrefer build-engines"
+    ):
+        open_vision(folder, trt)
+
+
+def test_an_engine_for_something_else_is_never_deserialised(folder, trt, asked):
+    build(folder, trt, asked)
+    other = Gpu("NVIDIA GeForce RTX 5090", (12, 0), 32.0)
+    with pytest.raises(
+        BackendError, match=r"gpu was 'NVIDIA GeForce RTX 4090'.*compute capability was '8\.9'"
+    ):
+        open_vision(folder, trt, other)
+    newer = FakeTensorRT("11.4.1")
+    with pytest.raises(BackendError, match=r"and is 'tensorrt 11\.4\.1'"):
+        open_vision(folder, newer)
+    assert calls(trt, "deserialize") == calls(newer, "deserialize") == []
+
+
+@pytest.mark.parametrize("damage", [b"", b"somebody else's code"])
+def test_a_plan_whose_hash_is_not_in_its_record_is_never_deserialised(folder, trt, asked, damage):
+    build(folder, trt, asked)
+    record = read_record(folder / "engines", "vision")
+    (folder / "engines" / record.file).write_bytes(damage)
+    with pytest.raises(BackendError, match="is not the plan that was built"):
+        open_vision(folder, trt)
+    assert calls(trt, "deserialize") == []
+
+
+def test_an_engine_that_tensorrt_refuses_says_so(folder, trt, asked):
+    build(folder, trt, asked)
+    trt.Runtime = lambda logger: type("Runtime", (), {"deserialize_cuda_engine": lambda *_: None})()
+    with pytest.raises(BackendError, match=r"refuses the engine.*--again"):
+        open_vision(folder, trt)
+
+
+def test_the_command_builds_and_says_what_it_did(folder, trt, monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "tensorrt", trt)
+    monkeypatch.setattr(machine, "current_gpu", lambda: GPU)
+    profile = ["--profile", str(tmp_path / "any.yaml"), "--engines", str(tmp_path / "kept")]
+    assert cli.main(["build-engines", str(folder), *profile, "--graph", "vision"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[1] == "vision: building (there is none)" and said[-1].startswith("vision: built in")
+    assert (tmp_path / "kept/vision.engine.json").is_file() and not (folder / "engines").exists()
+
+
+def test_an_interrupt_stops_the_build_and_leaves_nothing_half(folder, trt, monkeypatch, capsys, tmp_path):
+    import _thread
+
+    monkeypatch.setitem(sys.modules, "tensorrt", trt)
+    monkeypatch.setattr(machine, "current_gpu", lambda: GPU)
+
+    def interrupt() -> None:
+        _thread.interrupt_main()  # as Ctrl-C does, while TensorRT builds
+        time.sleep(1.0)  # longer than it takes to notice
+
+    trt.on_step = interrupt
+    assert cli.main(["build-engines", str(folder), "--profile", str(tmp_path / "any.yaml")]) == 130
+    assert capsys.readouterr().err == "pixelrefer: interrupted\n"
+    assert sorted(path.name for path in (folder / "engines").iterdir()) == ["building.lock"]
+
+
+def test_without_tensorrt_or_gpu_the_command_says_what_is_missing(folder, trt, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    assert cli.main(["build-engines", str(folder)]) == 2
+    assert "TensorRT cannot be imported" in capsys.readouterr().err
+    assert "TensorRT cannot be imported" in why_not_tensorrt(folder)
+    monkeypatch.setitem(sys.modules, "tensorrt", trt)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert cli.main(["build-engines", str(folder)]) == 2
+    assert "torch sees no CUDA GPU" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_exported_one_is_told_first(tmp_path, capsys):
+    assert cli.main(["build-engines", str(tmp_path)]) == 2
+    assert "is no exported folder" in capsys.readouterr().err
+
+
+def test_the_profiles_can_be_listed(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["build-engines", "--list-profiles"])
+    assert stop.value.code == 0
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "agx-orin",
+        "h200",
+        "orin-nano",
+        "rtx",
+        "thor",
+    ]
