@@ -4,7 +4,7 @@
 A publisher, the node, and this process as listener. The node has one object and no tracker model; the
 language model is loaded and idle. Measured after a warm-up: frames lost, latency from publishing an image to
 receiving its objects, and the node's CPU time per frame. On a machine that others use as well, start it
-with `nice -n -15`: else their work is measured too.
+with `chrt --rr 1`: else their work is measured too.
 
     . tools/env.sh; python bench/node_latency.py [--seconds 20] [--repeat 3] [--out FILE] [--docs]
 """
@@ -198,7 +198,7 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "niceness": os.nice(0),
+        "real_time_priority": os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR),
     }
 
 
@@ -226,12 +226,14 @@ def section(result: dict[str, Any]) -> str:
                 f"| {run['latency_p99_ms']:.2f} ms | {run['latency_max_ms']:.2f} ms |"
             )
     where = result["machine"]
+    loads = [run["load_average_1min"] for runs in result["runs"].values() for run in runs]
+    busy = f"Others used the machine too (load average {min(loads):.1f} to {max(loads):.1f}"
+    busy += "; measured at real-time priority). " if where["real_time_priority"] else "). "
+    busy = busy if max(loads) > where["cores"] else ""
     lines += [
         "",
         f"`{result['command']}` at commit {result['commit']}; {where['cpu']}, {where['cores']} cores, "
-        f"{where['system']}, Python {where['python']}, niceness {where['niceness']}; load average while it ran "
-        f"{', '.join(format(run['load_average_1min'], '.1f') for runs in result['runs'].values() for run in runs)}. "
-        "One line per run.",
+        f"{where['system']}, Python {where['python']}. {busy}One line per run.",
         MARKS[1],
     ]
     return "\n".join(lines) + "\n"
