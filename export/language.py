@@ -174,7 +174,7 @@ def export_language(
         network, opset=opset, context_length=context_length, patch_budget=patch_budget, precision=precision
     ):
         if fixed_context and "C" in plan.profiles:
-            plan = _with_fixed_context(plan, context_length)
+            plan = with_fixed_context(plan, context_length)
         graphs[plan.name] = export_graph(plan, out, opset=opset)
     _copy_config(network.config, source, out)
     manifest = Manifest(
@@ -223,7 +223,8 @@ def versions() -> dict[str, str]:
     return found | {"pixelrefer_ros": __version__}
 
 
-def _with_fixed_context(plan: GraphPlan, context_length: int) -> GraphPlan:
+def with_fixed_context(plan: GraphPlan, context_length: int) -> GraphPlan:
+    """The same decoder, with caches of exactly that many positions."""
     inputs = {
         name: torch.zeros(*tensor.shape[:2], context_length, tensor.shape[3], dtype=tensor.dtype)
         if "C" in plan.shapes[name].values()
