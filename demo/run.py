@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from scenes import PHOTOGRAPHS, TOPIC
+from scenes import PHOTOGRAPHS, TOPIC, PhotographScene
 
 _HERE = Path(__file__).resolve().parent
 _STOP_S = 5.0
@@ -57,8 +57,8 @@ def own_domain() -> None:
     os.environ.setdefault("ROS_DOMAIN_ID", str(os.getpid() % 100 + 1))
 
 
-def run(out: Path, model: str, tracker: str) -> int:
-    """Play every scene to one node; the exit code says whether the agent got every answer."""
+def run(out: Path, model: str, tracker: str, scenes: Sequence[PhotographScene]) -> int:
+    """Play scenes to one node; the exit code says whether the agent got every answer."""
     answers, video, picture, node_log = (
         out / name for name in ("answers.jsonl", "overlay.mp4", "overlay.png", "node.log")
     )
@@ -71,7 +71,7 @@ def run(out: Path, model: str, tracker: str) -> int:
         process("-m pixelrefer_ros.ros.main", *node_arguments, log=node_log) as node,
         process("recorder.py", str(video), "--picture", str(picture)),
     ):
-        for number, scene in enumerate(PHOTOGRAPHS):
+        for number, scene in enumerate(scenes):
             print(f"\n== {scene.name}: a photograph as a moving camera sees it", flush=True)
             bag, script = scene.prepare(out / "scenes", number=number)
             camera = [str(bag), "--topic", TOPIC, "--keep-stamps", "--wait", "60"]
@@ -104,6 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("out"), help="where results are written")
     parser.add_argument("--model", default="tiny-random", help="folder, hub id, or tiny-random (untrained)")
     parser.add_argument("--tracker-model", default="tiny-random", help="likewise; none: objects stay put")
+    names = [scene.name for scene in PHOTOGRAPHS]
+    parser.add_argument("--scenes", nargs="+", choices=names, default=names, help="what to show")
     args = parser.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
     own_domain()
@@ -113,7 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "Give real ones with --model and --tracker-model."
         )
     started = time.monotonic()
-    code = run(args.out, args.model, args.tracker_model)
+    scenes = [scene for scene in PHOTOGRAPHS if scene.name in args.scenes]
+    code = run(args.out, args.model, args.tracker_model, scenes)
     print(f"\n{time.monotonic() - started:.0f} s")
     return code
 
