@@ -3,24 +3,45 @@
 
 from __future__ import annotations
 
-from pixelrefer_ros.model.checkpoint import load_network
+from pixelrefer_ros.model.checkpoint import EMBEDDINGS, HEAD, REGION_PREFIX, load_network
 from pixelrefer_ros.model.compiled import CompiledNetwork, open_network
-from pixelrefer_ros.model.config import PATCH_BUDGET, PixelReferConfig, PositionReading
+from pixelrefer_ros.model.config import (
+    MODEL_TYPE,
+    PATCH,
+    PATCH_BUDGET,
+    PixelReferConfig,
+    PositionReading,
+    read_config,
+)
 from pixelrefer_ros.model.crops import ObjectCrop, crop_object, global_image
 from pixelrefer_ros.model.network import GlobalFeatures, ObjectTokens, PixelReferNetwork
 from pixelrefer_ros.model.object_encoder import ObjectEncoder
 from pixelrefer_ros.model.patches import patchify
 from pixelrefer_ros.model.pixelrefer import PixelReferLite, never
-from pixelrefer_ros.model.prompt import REGION_TAG, TimedTokens, region_text
+from pixelrefer_ros.model.position import patch_positions
+from pixelrefer_ros.model.prompt import REGION_TAG, TURN_END, TimedTokens, chat_pieces, region_text
 from pixelrefer_ros.model.region_network import RegionNetwork
 from pixelrefer_ros.model.tiny import write_tiny_checkpoint
+from pixelrefer_ros.model.tokenizer import TOKENIZER_FILES, ChatTokenizer
+from pixelrefer_ros.model.vision_config import VISION_PREFIX, vision_config
+from pixelrefer_ros.model.weights import SINGLE
 from pixelrefer_ros.runtime import GREEDY, NO_TOKEN, Finish, GeneratedToken, Sampling
 
 __all__ = [
+    "EMBEDDINGS",
     "GREEDY",
+    "HEAD",
+    "MODEL_TYPE",
     "NO_TOKEN",
+    "PATCH",
     "PATCH_BUDGET",
+    "REGION_PREFIX",
     "REGION_TAG",
+    "SINGLE",
+    "TOKENIZER_FILES",
+    "TURN_END",
+    "VISION_PREFIX",
+    "ChatTokenizer",
     "CompiledNetwork",
     "Finish",
     "GeneratedToken",
@@ -35,12 +56,16 @@ __all__ = [
     "RegionNetwork",
     "Sampling",
     "TimedTokens",
+    "chat_pieces",
     "crop_object",
     "global_image",
     "load_network",
     "never",
     "open_network",
+    "patch_positions",
     "patchify",
+    "read_config",
     "region_text",
+    "vision_config",
     "write_tiny_checkpoint",
 ]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -13,9 +13,15 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from pixelrefer_ros.model import ObjectCrop, PixelReferConfig, crop_object, global_image
-from pixelrefer_ros.model.prompt import TURN_END, chat_pieces
-from pixelrefer_ros.model.tokenizer import ChatTokenizer
+from pixelrefer_ros.model import (
+    TURN_END,
+    ChatTokenizer,
+    ObjectCrop,
+    PixelReferConfig,
+    chat_pieces,
+    crop_object,
+    global_image,
+)
 from pixelrefer_ros.training.checkpoints import tokenizer_of
 from pixelrefer_ros.training.world import KINDS, SEED_RANGES, Example, SceneSettings, Split, scene_examples
 from pixelrefer_ros.types import RgbImage
@@ -69,6 +75,8 @@ class Batch:
         labels: (B, L) int64, the ids of answers, `IGNORED` elsewhere.
         length: (B,) tokens before the padding.
         views: (P,) the view at each ``<REGION>`` run, in reading order; n tokens each.
+        learns: (2 V + F,) which pictures pass gradients to the vision encoder: crops, contexts, frames;
+            empty where all do.
     """
 
     frames: list[RgbImage]
@@ -78,6 +86,7 @@ class Batch:
     labels: torch.Tensor
     length: torch.Tensor
     views: list[int]
+    learns: list[bool] = field(default_factory=list)
 
 
 def make_batch(examples: Sequence[Example], tokenizer: ChatTokenizer, config: PixelReferConfig) -> Batch:
@@ -131,6 +140,9 @@ class WorldBatches(Dataset[Batch]):
         seed: which scenes.
         scenes: per batch.
         split: "train", or "val" to watch the training.
+        surroundings: share of context and whole-frame pictures through which the vision encoder learns, drawn
+            for every batch. All are seen all the time, and objects' own crops always teach; but most patches
+            are surroundings, and backward costs twice what forward does.
     """
 
     def __init__(
@@ -142,8 +154,10 @@ class WorldBatches(Dataset[Batch]):
         seed: int,
         scenes: int,
         split: Split = "train",
+        surroundings: float = 1.0,
     ) -> None:
         """See the class."""
+        self._surroundings = surroundings
         self._folder, self._config, self._stage = folder, config, stage
         self._seed, self._scenes, self._split = seed, scenes, split
 
@@ -153,7 +167,12 @@ class WorldBatches(Dataset[Batch]):
 
     def __getitem__(self, number: int) -> Batch:
         """Draws batch ``number``."""
-        return make_batch(self.examples(number), self._tokenizer, self._config)
+        batch = make_batch(self.examples(number), self._tokenizer, self._config)
+        if self._surroundings < 1:
+            rng = np.random.default_rng([self._seed, 5, number])
+            drawn = rng.random(len(batch.crops) + len(batch.frames)) < self._surroundings
+            batch.learns.extend([True] * len(batch.crops) + drawn.tolist())
+        return batch
 
     def examples(self, number: int) -> list[Example]:
         """The examples of a batch."""

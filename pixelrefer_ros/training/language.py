@@ -19,6 +19,7 @@ from pixelrefer_ros.training.checkpoints import (
     new_checkpoint,
     new_network,
     parameter_count,
+    tokenizer_of,
     trainable_network,
     write_network,
 )
@@ -26,6 +27,7 @@ from pixelrefer_ros.training.data import INSTRUCTIONS, PERCEPTION, Batch, Stage,
 from pixelrefer_ros.training.language_loss import answer_loss
 from pixelrefer_ros.training.loop import Loop, Pace, parameter_groups, read_progress
 from pixelrefer_ros.training.lora import add_low_rank, merge_low_rank
+from pixelrefer_ros.training.validation import KeptBest, WorldValidation
 
 RECIPE = "recipe.json"
 TRAINING = "training"
@@ -50,7 +52,7 @@ class Rates:
     language: float
 
 
-FROM_NOTHING = (Rates(1e-3, 5e-4, 5e-4), Rates(5e-4, 5e-4, 5e-4))
+FROM_NOTHING = (Rates(1e-3, 1e-3, 1e-3), Rates(5e-4, 5e-4, 5e-4))
 """Of both stages, for random weights."""
 FINE_TUNING = (Rates(1e-4, 0.0, 1e-5), Rates(1e-5, 0.0, 1e-5))
 """For a trained checkpoint: the vision encoder stays, the rest moves as slowly as in the paper."""
@@ -66,6 +68,7 @@ class LanguageSettings:
         seed: of the weights, the tokenizer's text and the scenes.
         steps: of each stage; 0 leaves the stage out.
         scenes: per step.
+        surroundings: share of them that teaches the vision encoder; see `WorldBatches`.
         rates: of each stage.
         weight_decay: of matrices.
         sizes: of a new model.
@@ -76,12 +79,14 @@ class LanguageSettings:
         bf16: compute in bfloat16 where that is safe; weights stay float32.
         log_every: steps between lines of the log.
         save_every: steps between saved states.
+        validate_every: steps between validations, after which the best weights so far are kept; 0: never.
         minutes: stop each call after so many, to go on later; 0 never does.
     """
 
     seed: int = 0
     steps: tuple[int, int] = (6000, 14000)
-    scenes: int = 8
+    scenes: int = 4
+    surroundings: float = 0.34
     rates: tuple[Rates, Rates] = FROM_NOTHING
     weight_decay: float = 0.05
     sizes: Sizes = field(default_factory=Sizes)
@@ -92,6 +97,7 @@ class LanguageSettings:
     bf16: bool = False
     log_every: int = 20
     save_every: int = 500
+    validate_every: int = 500
     minutes: float = 0.0
 
 
@@ -129,27 +135,37 @@ def train_language(out: Path, settings: LanguageSettings) -> bool:
     learner = Learner(network).to(settings.device).train()
     out.mkdir(parents=True, exist_ok=True)
     (out / RECIPE).write_text(json.dumps(_recipe(settings, network), indent=1) + "\n", encoding="utf-8")
+    kept: KeptBest | None = None
     for place, (stage, steps, rates) in enumerate(stages):
         if place < done or not steps:
             continue
         loop = _stage_loop(learner, rates, stage, state, settings, steps)
         loop.resume()
         batches = WorldBatches(
-            source, network.config, stage, seed=settings.seed + place, scenes=settings.scenes
+            source,
+            network.config,
+            stage,
+            seed=settings.seed + place,
+            scenes=settings.scenes,
+            surroundings=settings.surroundings,
         )
+        kept = _validation(network, source, out, stage, settings)
         with contextlib.suppress(KeyboardInterrupt):  # the state is saved below: the run can go on
             loop.run(
                 loader(batches, range(loop.step, steps), workers=settings.workers),
                 lambda batch: losses(network, batch, bf16=settings.bf16),
+                kept,
             )
         loop.save()
         if not loop.finished:
-            if not settings.lora_rank:  # to look at; low-rank updates are merged at the end only
+            # To look at; low-rank updates are merged at the end only.
+            if not settings.lora_rank and (kept is None or kept.best is None):
                 write_network(network, out, source, dtype=torch.float16)
             return False
     if settings.lora_rank:
         merge_low_rank(network.language)
-    write_network(network, out, source, dtype=torch.float16)
+    if kept is None or kept.best is None:  # otherwise the best weights are there already
+        write_network(network, out, source, dtype=torch.float16)
     return True
 
 
@@ -183,8 +199,23 @@ def _stage_loop(
     learner: Learner, rates: Rates, stage: Stage, state: Path, settings: LanguageSettings, steps: int
 ) -> Loop:
     groups = parameter_groups(rates_of(learner, rates), weight_decay=settings.weight_decay)
-    pace = Pace(steps, settings.log_every, settings.save_every, settings.minutes)
+    pace = Pace(steps, settings.log_every, settings.save_every, settings.minutes, settings.validate_every)
     return Loop(stage.name, learner, groups, state, pace)
+
+
+def _validation(
+    network: PixelReferNetwork, source: Path, out: Path, stage: Stage, settings: LanguageSettings
+) -> KeptBest | None:
+    """None where nothing is kept: low-rank updates are no weights of their own until they are merged."""
+    if not settings.validate_every or settings.lora_rank:
+        return None
+    return KeptBest(
+        WorldValidation(stage, tokenizer_of(source)),
+        network,
+        stage=stage.name,
+        state=out / TRAINING,
+        write=lambda: write_network(network, out, source, dtype=torch.float16),
+    )
 
 
 def _begin(out: Path, settings: LanguageSettings) -> tuple[Path, PixelReferNetwork]:
@@ -200,6 +231,6 @@ def _recipe(settings: LanguageSettings, network: PixelReferNetwork) -> dict[str,
     plain = asdict(settings) | {
         "start_from": None if settings.start_from is None else str(settings.start_from)
     }
-    for run_only in ("workers", "device", "minutes", "log_every", "save_every"):
+    for run_only in ("workers", "device", "minutes", "log_every", "save_every", "validate_every"):
         plain.pop(run_only)
     return plain | {"parameters": parameter_count(network), "parts": sorted(modules_of(network))}

@@ -10,19 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pixelrefer_ros.model import PixelReferNetwork, patchify
-from pixelrefer_ros.model.config import PATCH
-from pixelrefer_ros.model.position import patch_positions
+from pixelrefer_ros.model import PixelReferNetwork, patch_positions
 from pixelrefer_ros.training.data import IGNORED, Batch
+from pixelrefer_ros.training.vision_pass import encode_pictures
 from pixelrefer_ros.types import RgbImage
 
-PATCHES_PER_PASS = 32768
-"""The vision encoder takes so many patches at a time: it bounds what one pass holds in memory."""
+_PADDING = 0.2  # of a group of rows that go through the language model together
+_FEWEST_TOKENS = 512  # of a group: smaller ones cost more in calls than they save in padding
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerLoss:
-    """Attributes hold the loss of a batch and how it came about.
+    """The loss of a batch and how it came about.
 
     Attributes:
         loss: cross-entropy per answer token, a scalar with gradients.
@@ -39,27 +38,32 @@ class AnswerLoss:
 
 def answer_loss(network: PixelReferNetwork, batch: Batch) -> AnswerLoss:
     """Cross-entropy of the answers given prompts and regions (paper, Sec. 6.1: both stages train so)."""
-    device = network.device
-    labels = batch.labels.to(device)
-    hidden = network.language.model(
-        inputs_embeds=prompt_embeddings(network, batch),
-        attention_mask=_mask(batch).to(device),
-        use_cache=False,
-    ).last_hidden_state
-    targets = labels[:, 1:]
-    asked = targets != IGNORED
-    logits = network.language.lm_head(
-        hidden[:, :-1][asked]
-    ).float()  # only where an answer is: saves the most
-    wanted = targets[asked]
-    wrong = (logits.argmax(-1) != wanted).long()
-    row = asked.nonzero()[:, 0]
-    mistakes = torch.zeros(len(labels), dtype=torch.long, device=device).index_add_(0, row, wrong)
+    embeddings = prompt_embeddings(network, batch)
+    targets = batch.labels.to(network.device)[:, 1:]
+    hidden: list[Tensor] = []
+    wanted: list[Tensor] = []
+    row: list[Tensor] = []
+    for rows, length in _groups(batch.length):
+        places = rows.to(network.device)
+        # Rows are padded on their right, where a causal model's tokens never look: no mask is needed.
+        found = network.language.model(
+            inputs_embeds=embeddings[places, :length], use_cache=False
+        ).last_hidden_state
+        own = targets[places, : length - 1]
+        asked = own != IGNORED
+        hidden.append(found[:, :-1][asked])  # logits only where an answer is: saves the most
+        wanted.append(own[asked])
+        row.append(places[asked.nonzero()[:, 0]])
+    logits = network.language.lm_head(torch.cat(hidden)).float()
+    answers, right_ones = torch.cat(wanted), torch.cat(row)
+    wrong = (logits.argmax(-1) != answers).long()
+    mistakes = torch.zeros(len(targets), dtype=torch.long, device=network.device)
+    mistakes.index_add_(0, right_ones, wrong)
     return AnswerLoss(
-        loss=F.cross_entropy(logits, wanted),
+        loss=F.cross_entropy(logits, answers),
         right=int((mistakes == 0).sum()),
-        answers=len(labels),
-        tokens=len(wanted),
+        answers=len(targets),
+        tokens=len(answers),
     )
 
 
@@ -78,7 +82,7 @@ def view_tokens(network: PixelReferNetwork, batch: Batch) -> Tensor:
     """(V, n, D) object tokens of every view, with gradients."""
     crops, config = batch.crops, network.config
     pictures = [*(crop.image for crop in crops), *(crop.context for crop in crops), *batch.frames]
-    features = picture_features(network, pictures)
+    features = picture_features(network, pictures, batch.learns)
     count = len(crops)
     whole = torch.stack(features[2 * count :])[batch.frame_of]
     tokens: Tensor = network.object_encoder(
@@ -94,33 +98,35 @@ def view_tokens(network: PixelReferNetwork, batch: Batch) -> Tensor:
     return tokens
 
 
-def picture_features(network: PixelReferNetwork, pictures: list[RgbImage]) -> list[Tensor]:
-    """The vision encoder's features (h w, D_v) of pictures of (14 h, 14 w, 3), several in a pass."""
-    features: list[Tensor] = []
-    for group in _passes(pictures):
-        grids = [(1, picture.shape[0] // PATCH, picture.shape[1] // PATCH) for picture in group]
-        pixels = torch.cat([patchify(picture, device=network.device) for picture in group])
-        encoded = network.vision(
-            pixel_values=pixels.to(network.dtype),
-            grid_thw=torch.tensor(grids, device=network.device),
-            merge_sizes=torch.ones(len(grids), dtype=torch.long, device=network.device),
-        ).last_hidden_state
-        features += encoded.split([rows * columns for _, rows, columns in grids])
-    return features
+def picture_features(
+    network: PixelReferNetwork, pictures: list[RgbImage], learns: list[bool]
+) -> list[Tensor]:
+    """The vision encoder's features (h w, D_v) of pictures; gradients pass through those that learn.
+
+    Args:
+        network: in training.
+        pictures: (14 h, 14 w, 3) uint8 each.
+        learns: of each picture; empty where all do.
+    """
+    if not learns:
+        return encode_pictures(network.vision, pictures)
+    with_gradients = [picture for picture, learning in zip(pictures, learns, strict=True) if learning]
+    learning_ones = iter(encode_pictures(network.vision, with_gradients))
+    with torch.no_grad():
+        others = iter(
+            encode_pictures(network.vision, [p for p, on in zip(pictures, learns, strict=True) if not on])
+        )
+    return [next(learning_ones if learning else others) for learning in learns]
 
 
-def _passes(pictures: list[RgbImage]) -> Iterator[list[RgbImage]]:
-    group: list[RgbImage] = []
-    patches = 0
-    for picture in pictures:
-        size = (picture.shape[0] // PATCH) * (picture.shape[1] // PATCH)
-        if group and patches + size > PATCHES_PER_PASS:
-            yield group
-            group, patches = [], 0
-        group.append(picture)
-        patches += size
-    yield group
-
-
-def _mask(batch: Batch) -> Tensor:
-    return (torch.arange(batch.ids.shape[1])[None] < batch.length[:, None]).long()
+def _groups(lengths: Tensor) -> Iterator[tuple[Tensor, int]]:
+    """Rows of similar length: their numbers, and the longest length."""
+    order = lengths.argsort(descending=True, stable=True)
+    descending = lengths[order].tolist()
+    start = tokens = 0
+    for end, length in enumerate(descending):
+        if tokens >= _FEWEST_TOKENS and length < (1 - _PADDING) * descending[start]:
+            yield order[start:end], int(descending[start])
+            start, tokens = end, 0
+        tokens += length
+    yield order[start:], int(descending[start])

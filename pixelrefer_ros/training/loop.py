@@ -21,7 +21,7 @@ from pixelrefer_ros.errors import CheckpointError, ParameterError
 
 WARM_UP = 0.03
 """Share of the steps over which the learning rates rise (paper, Sec. 6.1)."""
-LOG = "log.csv"
+LOG, VALIDATION = "log.csv", "validation.csv"
 STATE, PROGRESS = "state.safetensors", "progress.json"
 
 _WEIGHTS, _MOMENTS = "weights/", "moments/"
@@ -40,12 +40,14 @@ class Pace:
         log_every: steps between lines of the log.
         save_every: steps between saved states.
         minutes: stop after so many, to go on later; 0 never does.
+        validate_every: steps between validations; 0 never does.
     """
 
     steps: int
     log_every: int = 20
     save_every: int = 500
     minutes: float = 0.0
+    validate_every: int = 0
 
 
 def parameter_groups(
@@ -101,7 +103,7 @@ class Loop:
         self.stage, self.module, self.pace = stage, module, pace
         self._out = out
         out.mkdir(parents=True, exist_ok=True)
-        self._optimizer = torch.optim.AdamW(groups, betas=_BETAS)
+        self._optimizer = torch.optim.AdamW(groups, betas=_BETAS, fused=True)
         self._schedule = get_cosine_schedule_with_warmup(
             self._optimizer, int(WARM_UP * pace.steps), pace.steps
         )
@@ -151,12 +153,18 @@ class Loop:
         self._schedule.last_epoch = self.step
         return True
 
-    def run(self, items: Iterable[Item], losses: Callable[[Item], Mapping[str, Tensor | float]]) -> None:
+    def run(
+        self,
+        items: Iterable[Item],
+        losses: Callable[[Item], Mapping[str, Tensor | float]],
+        validate: Callable[[int], Mapping[str, float]] | None = None,
+    ) -> None:
         """Trains until the items or the minutes end, and saves the state.
 
         Args:
             items: the data from step `step` on, one per step.
             losses: of one item; "loss" has gradients, everything is averaged into the log.
+            validate: given the steps done, values for the validation's own log.
         """
         started = time.monotonic()
         sums: dict[str, float] = {}
@@ -174,9 +182,15 @@ class Loop:
                 if self.step % self.pace.log_every == 0 or self.finished:
                     means = {name: total / counted for name, total in sums.items()}
                     bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
-                    self._log(means, time.monotonic() - started)
+                    self._log(LOG, means, time.monotonic() - started)
                     sums, counted = {}, 0
+                every = self.pace.validate_every
                 out_of_time = self.pace.minutes and time.monotonic() - started > 60 * self.pace.minutes
+                if validate and every and (self.step % every == 0 or self.finished):
+                    values = validate(self.step)
+                    self._log(VALIDATION, values, time.monotonic() - started)
+                    shown = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
+                    bar.write(f"{self.stage} {self.step}: {shown}")
                 if self.step % self.pace.save_every == 0 or self.finished or out_of_time:
                     self.save()
                 if self.finished or out_of_time:
@@ -207,15 +221,25 @@ class Loop:
         self._schedule.step()
         self.step += 1
 
-    def _log(self, means: Mapping[str, float], seconds: float) -> None:
-        path = self._out / LOG
-        new = not path.exists()
+    def _log(self, name: str, means: Mapping[str, float], seconds: float) -> None:
+        path = self._out / name
         row = {"stage": self.stage, "step": self.step, "seconds": round(seconds, 1)}
         row |= {"rate": self._optimizer.param_groups[0]["lr"], **{k: round(v, 5) for k, v in means.items()}}
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            if new:
+        rows = []
+        if path.exists():
+            with path.open(newline="", encoding="utf-8") as file:
+                reader = csv.DictReader(file)
+                columns = list(reader.fieldnames or [])
+                rows = [] if set(row) <= set(columns) else list(reader)
+        else:
+            columns = []
+        grown = columns + [column for column in row if column not in columns]
+        # A later stage has rows of other questions: the table then grows by columns.
+        with path.open("w" if grown != columns else "a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=grown)
+            if grown != columns:
                 writer.writeheader()
+                writer.writerows(rows)
             writer.writerow(row)
 
 

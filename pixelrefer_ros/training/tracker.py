@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Sam2VideoConfig, Sam2VideoModel
 
-from pixelrefer_ros.tracking.checkpoint import load_sam2
-from pixelrefer_ros.tracking.tiny import tiny_config, write_sam2
+from pixelrefer_ros.tracking import load_sam2, tiny_config, write_sam2
 from pixelrefer_ros.training.data import loader
 from pixelrefer_ros.training.language import RECIPE, TRAINING
 from pixelrefer_ros.training.loop import Loop, Pace, parameter_groups

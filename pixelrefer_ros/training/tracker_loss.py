@@ -16,9 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import Sam2VideoModel
 
-from pixelrefer_ros.tracking.components import MemoryEncoder
-from pixelrefer_ros.tracking.memory_attention import MemoryAttention
-from pixelrefer_ros.tracking.pixels import MEAN, STD
+from pixelrefer_ros.tracking import MEAN, STD, MemoryAttention, MemoryEncoder
 from pixelrefer_ros.training.tracker_clips import Clips
 
 COMPARED = 2

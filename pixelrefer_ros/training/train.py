@@ -28,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RANK",
         help="with --from: train low-rank updates of the language model only",
     )
+    language.add_argument(
+        "--validate-every",
+        type=int,
+        metavar="STEPS",
+        help="score validation scenes, and keep the best; 0: never",
+    )
     language.add_argument("--mask-num", type=int, help="object tokens of a region, of a new model")
     tracker = models.add_parser("tracker", help="SAM 2 on prompted clips with memory")
     _common(tracker)
@@ -50,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise ParameterError("--device is cuda, but torch sees no GPU here: use cpu")
+    if args.threads:
+        torch.set_num_threads(args.threads)
     given: dict[str, Any] = {
         "seed": args.seed,
         "device": device,
@@ -72,6 +80,8 @@ def _language(args: argparse.Namespace, given: dict[str, Any]) -> bool:
 
     if args.steps is not None:
         given["steps"] = tuple(args.steps)
+    if args.validate_every is not None:
+        given["validate_every"] = args.validate_every
     if args.mask_num is not None:
         given["sizes"] = Sizes(mask_num=args.mask_num)
     if args.start_from is not None:
@@ -97,6 +107,9 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from", dest="start_from", type=Path, help="a checkpoint's folder to go on from")
     parser.add_argument("--scenes", type=int, help="per step")
     parser.add_argument("--workers", type=int, help="processes that draw scenes")
+    parser.add_argument(
+        "--threads", type=int, help="of the computation on a CPU; default: torch's own choice"
+    )
     parser.add_argument("--minutes", type=float, default=0.0, help="stop after so many; 0: train to the end")
     parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--float32", action="store_true", help="no bfloat16 on a GPU")
@@ -105,10 +118,12 @@ def _common(parser: argparse.ArgumentParser) -> None:
 def _check(args: argparse.Namespace) -> None:
     steps = args.steps if isinstance(args.steps, list) else [args.steps]
     lowest = {"--seed": (args.seed, 0), "--scenes": (args.scenes, 1), "--workers": (args.workers, 0)}
+    lowest |= {"--threads": (args.threads, 1)}
     lowest |= {"--minutes": (args.minutes, 0)}
     lowest |= {"--steps": (min(steps) if steps[0] is not None else None, 0 if len(steps) > 1 else 1)}
     if args.model == "language":
         lowest |= {"--lora": (args.lora, 0), "--mask-num": (args.mask_num, 1)}
+        lowest |= {"--validate-every": (args.validate_every, 0)}
         if args.lora and args.start_from is None:
             raise ParameterError("--lora needs --from: low-rank updates are of a trained checkpoint")
     for name, (value, least) in lowest.items():
