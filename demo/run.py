@@ -10,14 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from scenes import PHOTOGRAPHS, TOPIC, PhotographScene
 
 _HERE = Path(__file__).resolve().parent
-_STOP_S = 5.0
-_AGENT_S = 120.0
+_START_S, _AGENT_S, _STOP_S = 60.0, 120.0, 15.0
 
 
 @contextlib.contextmanager
@@ -46,6 +45,13 @@ def process(script: str, *arguments: str, log: Path | None = None) -> Iterator[s
                 child.wait()
 
 
+def until(happened: Callable[[], bool], timeout_s: float) -> None:
+    """Wait for something, or for so long at most."""
+    deadline = time.monotonic() + timeout_s
+    while not happened() and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
 def parameters(values: dict[str, str]) -> list[str]:
     """ROS arguments that set parameters."""
     return [part for name, value in values.items() for part in ("-p", f"{name}:={value}")]
@@ -69,8 +75,9 @@ def run(out: Path, model: str, tracker: str, scenes: Sequence[PhotographScene]) 
     failed = False
     with (
         process("-m pixelrefer_ros.ros.main", *node_arguments, log=node_log) as node,
-        process("recorder.py", str(video), "--picture", str(picture)),
+        process("recorder.py", str(video), "--picture", str(picture)) as recorder,
     ):
+        until(lambda: video.exists() or recorder.poll() is not None, _START_S)  # it begins with the file
         for number, scene in enumerate(scenes):
             print(f"\n== {scene.name}: a photograph as a moving camera sees it", flush=True)
             bag, script = scene.prepare(out / "scenes", number=number)
@@ -79,9 +86,7 @@ def run(out: Path, model: str, tracker: str, scenes: Sequence[PhotographScene]) 
                 process("camera.py", *camera, log=out / "camera.log"),
                 process("agent.py", str(script), "--answers", str(answers)) as agent,
             ):
-                deadline = time.monotonic() + _AGENT_S
-                while agent.poll() is None and node.poll() is None and time.monotonic() < deadline:
-                    time.sleep(0.1)
+                until(lambda: agent.poll() is not None or node.poll() is not None, _AGENT_S)  # noqa: B023
                 failed |= agent.poll() != 0
     print("\nwritten:")
     for path, what in (
