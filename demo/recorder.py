@@ -47,6 +47,7 @@ def main() -> int:
             video.write(rgb, stamp.sec * 1_000_000_000 + stamp.nanosec)
 
         node.create_subscription(CompressedImage, args.topic, write, qos_profile_sensor_data)
+        print("recorder: ready", flush=True)
         while not stopping.is_set():
             executor.spin_once(timeout_sec=0.1)
         executor.shutdown()

@@ -65,8 +65,8 @@ def own_domain() -> None:
 
 def run(out: Path, model: str, tracker: str, scenes: Sequence[PhotographScene]) -> int:
     """Play scenes to one node; the exit code says whether the agent got every answer."""
-    answers, video, picture, node_log = (
-        out / name for name in ("answers.jsonl", "overlay.mp4", "overlay.png", "node.log")
+    answers, video, picture, node_log, recorder_log = (
+        out / name for name in ("answers.jsonl", "overlay.mp4", "overlay.png", "node.log", "recorder.log")
     )
     for old in (answers, video, picture):
         old.unlink(missing_ok=True)
@@ -75,9 +75,9 @@ def run(out: Path, model: str, tracker: str, scenes: Sequence[PhotographScene]) 
     failed = False
     with (
         process("-m pixelrefer_ros.ros.main", *node_arguments, log=node_log) as node,
-        process("recorder.py", str(video), "--picture", str(picture)) as recorder,
+        process("recorder.py", str(video), "--picture", str(picture), log=recorder_log) as recorder,
     ):
-        until(lambda: video.exists() or recorder.poll() is not None, _START_S)  # it begins with the file
+        until(lambda: recorder_log.stat().st_size > 0 or recorder.poll() is not None, _START_S)
         for number, scene in enumerate(scenes):
             print(f"\n== {scene.name}: a photograph as a moving camera sees it", flush=True)
             bag, script = scene.prepare(out / "scenes", number=number)
@@ -86,7 +86,7 @@ def run(out: Path, model: str, tracker: str, scenes: Sequence[PhotographScene]) 
                 process("camera.py", *camera, log=out / "camera.log"),
                 process("agent.py", str(script), "--answers", str(answers)) as agent,
             ):
-                until(lambda: agent.poll() is not None or node.poll() is not None, _AGENT_S)  # noqa: B023
+                until(lambda: agent.poll() is not None or node.poll() is not None, _AGENT_S)
                 failed |= agent.poll() != 0
     print("\nwritten:")
     for path, what in (
