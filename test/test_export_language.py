@@ -29,7 +29,10 @@ from pixelrefer_ros.runtime import GraphDecoder, Manifest, OnnxRuntimeBackend, r
 from pixelrefer_ros.runtime.onnxruntime_session import newest_opset
 
 torch.set_num_threads(1)
-pytestmark = pytest.mark.skipif(newest_opset() < 24, reason="this onnxruntime has no opset 24")
+pytestmark = [
+    pytest.mark.skipif(newest_opset() < 24, reason="this onnxruntime has no opset 24"),
+    pytest.mark.timeout(600),  # exports, on a busy machine
+]
 
 # Sums of float32 are taken in another order: 1e-4 on values of about 1 to 5.
 EXACT = {"rtol": 0, "atol": 1e-4}
@@ -275,6 +278,8 @@ def test_fused_operators_are_those_of_the_opset(pair: Pair) -> None:
 
 def test_fixed_context_has_caches_of_one_size(pair: Pair, tmp_path: Path) -> None:
     opset = pair.manifest.opset
+    if opset == 20:
+        pytest.skip("the same code as for opset 24")
     *_, plan = plan_graphs(pair.torch, opset=opset, context_length=40, patch_budget=600)
     graph = export_graph(with_fixed_context(plan, 40), tmp_path, opset=opset)
     assert graph.input("past_key_0").shape == ("B", 2, 40, 32)

@@ -26,6 +26,7 @@ from pixelrefer_ros.runtime import (
 from pixelrefer_ros.runtime.graph_decoder import IDLE_CACHES
 
 torch.set_num_threads(1)
+pytestmark = pytest.mark.timeout(600)  # exports, on a busy machine
 CPU = torch.device("cpu")
 
 

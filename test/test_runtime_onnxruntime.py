@@ -24,6 +24,7 @@ from pixelrefer_ros.runtime import (
 )
 
 torch.set_num_threads(1)
+pytestmark = pytest.mark.timeout(600)  # exports, on a busy machine
 
 
 @pytest.fixture(scope="module")
