@@ -135,6 +135,9 @@ def test_auto_runs_an_exported_folder_under_onnx_runtime_and_says_why(folder: Pa
     assert chosen == "onnxruntime"
     assert "exported" in reason
     assert choose_backend("onnxruntime", folder)[0] == "onnxruntime"
+    assert "device is 'cpu'" in choose_backend("auto", folder, "cpu")[1]
+    with pytest.raises(ParameterError, match="'tensorrt' cannot run"):
+        choose_backend("tensorrt", folder)
     with pytest.raises(ParameterError, match="exported folder; give the checkpoint"):
         choose_backend("torch", folder)
 

@@ -89,7 +89,7 @@ class PixelReferLite:
         if backend not in BACKENDS:
             choose_backend(backend)  # says which there are, before anything is fetched
         folder, name = find_checkpoint(path_or_id)
-        chosen, reason = choose_backend(backend, folder)
+        chosen, reason = choose_backend(backend, folder, device)
         _log.info("backend %s for %s (%s)", chosen, folder, reason)
         if chosen != "torch":
             return cls._from_exported(folder, chosen, place)

@@ -14,7 +14,9 @@ BACKENDS = ("auto", "tensorrt", "onnxruntime", "torch")
 """The names a user may give, fastest first after "auto"."""
 
 
-def choose_backend(name: str = "auto", folder: Path | None = None) -> tuple[str, str]:
+def choose_backend(
+    name: str = "auto", folder: Path | None = None, device: str | None = None
+) -> tuple[str, str]:
     """Chooses a backend.
 
     A checkpoint (safetensors) runs in torch. An exported folder runs under ONNX Runtime or TensorRT.
@@ -22,6 +24,7 @@ def choose_backend(name: str = "auto", folder: Path | None = None) -> tuple[str,
     Args:
         name: one of `BACKENDS`.
         folder: of the model; None for a checkpoint.
+        device: where the model shall run; TensorRT runs on a GPU only. None for any.
 
     Returns:
         The backend and why it was chosen, for the log.
@@ -46,12 +49,24 @@ def choose_backend(name: str = "auto", folder: Path | None = None) -> tuple[str,
             f"backend 'torch' cannot run {folder}: it is an exported folder; give the checkpoint it was "
             "exported from, or use 'onnxruntime'"
         )
+    if name == "onnxruntime":
+        return name, "asked for"
+    missing = _why_not_tensorrt(folder, device)
     if name == "tensorrt":
-        raise ParameterError("backend 'tensorrt' is not available in this version; use 'onnxruntime'")
-    reason = (
-        "asked for" if name != "auto" else "auto: the folder is an exported one, and TensorRT is not here"
-    )
-    return "onnxruntime", reason
+        if missing:
+            raise ParameterError(f"backend 'tensorrt' cannot run {folder}: {missing}")
+        return name, "asked for"
+    if missing:
+        return "onnxruntime", f"auto: {folder} is an exported folder, and TensorRT cannot run it: {missing}"
+    return "tensorrt", f"auto: {folder} has engines for this machine"
+
+
+def _why_not_tensorrt(folder: Path, device: str | None) -> str:
+    if device is not None and not device.startswith("cuda"):
+        return f"it runs on a GPU, and device is {device!r}"
+    from pixelrefer_ros.runtime.tensorrt_backend import why_not_tensorrt  # most machines never need it
+
+    return why_not_tensorrt(folder)
 
 
 def open_backend(name: str, device: str) -> Backend:
@@ -61,5 +76,8 @@ def open_backend(name: str, device: str) -> Backend:
         BackendError: it is not installed.
         ParameterError: it does not run on the device.
     """
-    assert name == "onnxruntime", name  # noqa: S101 (choose_backend gives no other yet)
+    if name == "tensorrt":
+        from pixelrefer_ros.runtime.tensorrt_backend import TensorRtBackend
+
+        return TensorRtBackend()
     return OnnxRuntimeBackend(device)

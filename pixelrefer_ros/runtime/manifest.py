@@ -6,13 +6,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pixelrefer_ros.errors import CheckpointError
+from pixelrefer_ros.runtime.json_fields import EXPORT_AGAIN, JsonFields
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -22,9 +22,7 @@ OPSETS = (20, 24)
 DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
 """Element types of inputs and outputs, named as torch names them."""
 
-_FILE_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*")
 _CHUNK = 1 << 22
-_EXPORT_AGAIN = "export the model again with `pixelrefer export`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +134,7 @@ class Manifest:
         if name not in self.graphs:
             raise CheckpointError(
                 f"{folder / MANIFEST}: graphs has no {name!r} (it has {', '.join(sorted(self.graphs))}): "
-                + _EXPORT_AGAIN
+                + EXPORT_AGAIN
             )
         return self.graphs[name]
 
@@ -157,13 +155,13 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing: {folder} is no exported folder; {_EXPORT_AGAIN}") from None
+        raise CheckpointError(f"{path} is missing: {folder} is no exported folder; {EXPORT_AGAIN}") from None
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON ({error}): {_EXPORT_AGAIN}") from error
-    fields = _Fields(path, "", content)
+        raise CheckpointError(f"{path} cannot be read as JSON ({error}): {EXPORT_AGAIN}") from error
+    fields = JsonFields(path, "", content)
     if fields.get("format", int) != FORMAT:
         raise CheckpointError(
-            f"{path}: format is {content['format']}, and this version reads {FORMAT}: {_EXPORT_AGAIN}"
+            f"{path}: format is {content['format']}, and this version reads {FORMAT}: {EXPORT_AGAIN}"
         )
     graphs = fields.mapping("graphs")
     return Manifest(
@@ -210,16 +208,16 @@ def verify_graph(folder: Path, graph: Graph) -> None:
     for name, expected in ((graph.file, graph.sha256), *((data.file, data.sha256) for data in graph.data)):
         path = folder / name
         if not path.is_file():
-            raise CheckpointError(f"{path} is missing, but {MANIFEST} names it: {_EXPORT_AGAIN}")
+            raise CheckpointError(f"{path} is missing, but {MANIFEST} names it: {EXPORT_AGAIN}")
         found = file_hash(path)
         if found != expected:
             raise CheckpointError(
                 f"{path} has sha256 {found[:12]}..., and {MANIFEST} says {expected[:12]}...: the file was "
-                f"changed or not copied whole; copy the folder again, or {_EXPORT_AGAIN}"
+                f"changed or not copied whole; copy the folder again, or {EXPORT_AGAIN}"
             )
 
 
-def _graph(name: str, fields: _Fields) -> Graph:
+def _graph(name: str, fields: JsonFields) -> Graph:
     inputs, outputs = _tensors(fields, "inputs"), _tensors(fields, "outputs")
     pairs = []
     for pair in fields.get("in_place", list, []):
@@ -227,7 +225,7 @@ def _graph(name: str, fields: _Fields) -> Graph:
         if not (known and _named(inputs, pair[0]) and _named(outputs, pair[1])):
             raise fields.wrong("in_place", f"{pair!r}; each must be [an input's name, an output's name]")
         pairs.append((pair[0], pair[1]))
-    data = [_Fields(fields.path, fields.name("data"), value) for value in fields.get("data", list, [])]
+    data = [JsonFields(fields.path, fields.name("data"), value) for value in fields.get("data", list, [])]
     return Graph(
         name=name,
         file=fields.file("file"),
@@ -244,10 +242,10 @@ def _named(tensors: Sequence[TensorSpec], name: object) -> bool:
     return any(tensor.name == name for tensor in tensors)
 
 
-def _tensors(fields: _Fields, name: str) -> tuple[TensorSpec, ...]:
+def _tensors(fields: JsonFields, name: str) -> tuple[TensorSpec, ...]:
     tensors = []
     for value in fields.get(name, list):
-        of_tensor = _Fields(fields.path, fields.name(name), value)
+        of_tensor = JsonFields(fields.path, fields.name(name), value)
         shape = of_tensor.get("shape", list)
         if not all(type(size) in (int, str) and size != "" for size in shape):
             raise of_tensor.wrong("shape", f"{shape!r}; each must be a size or a symbol's name")
@@ -257,7 +255,7 @@ def _tensors(fields: _Fields, name: str) -> tuple[TensorSpec, ...]:
     return tuple(tensors)
 
 
-def _profiles(fields: _Fields) -> dict[str, Profile]:
+def _profiles(fields: JsonFields) -> dict[str, Profile]:
     profiles = {}
     all_profiles = fields.mapping("profiles") if "profiles" in fields.content else None
     for symbol in all_profiles.content if all_profiles else ():
@@ -268,50 +266,3 @@ def _profiles(fields: _Fields) -> dict[str, Profile]:
             raise all_profiles.wrong(symbol, f"{profile}; it must be 0 <= min <= opt <= max")
         profiles[symbol] = profile
     return profiles
-
-
-class _Fields:
-    """The fields of one JSON object, and where they stand."""
-
-    def __init__(self, path: Path, within: str, content: Any) -> None:
-        self.path = path
-        self._within = within
-        if not isinstance(content, dict):
-            raise CheckpointError(
-                f"{path}: {within or 'the whole'} is a JSON {type(content).__name__}, not an object: "
-                + _EXPORT_AGAIN
-            )
-        self.content: dict[str, Any] = content
-
-    def name(self, field_name: str) -> str:
-        return f"{self._within}.{field_name}" if self._within else field_name
-
-    def wrong(self, field_name: str, problem: str) -> CheckpointError:
-        return CheckpointError(f"{self.path}: {self.name(field_name)} is {problem}: {_EXPORT_AGAIN}")
-
-    def get(self, field_name: str, kind: type, default: Any = None) -> Any:
-        if field_name not in self.content and default is None:
-            raise CheckpointError(f"{self.path}: {self.name(field_name)} is missing: {_EXPORT_AGAIN}")
-        value = self.content.get(field_name, default)
-        if type(value) is not kind:
-            raise self.wrong(field_name, f"{value!r}; it must be of the JSON type for {kind.__name__}")
-        return value
-
-    def choice(self, field_name: str, choices: Sequence[Any]) -> Any:
-        value = self.get(field_name, type(choices[0]))
-        if value not in choices:
-            raise self.wrong(field_name, f"{value!r}; it must be one of {', '.join(map(str, choices))}")
-        return value
-
-    def file(self, field_name: str) -> str:
-        value: str = self.get(field_name, str)
-        if not _FILE_NAME.fullmatch(value):  # a name from a file must not lead out of the folder
-            raise self.wrong(field_name, f"{value!r}; it must be the name of a file of the same folder")
-        return value
-
-    def mapping(self, field_name: str) -> _Fields:
-        return _Fields(self.path, self.name(field_name), self.get(field_name, dict))
-
-    def texts(self, field_name: str) -> dict[str, str]:
-        value: dict[str, Any] = self.get(field_name, dict)
-        return {key: str(text) for key, text in value.items()}
