@@ -13,6 +13,7 @@ from typing import Any
 
 from pixelrefer_ros.engines.network import Network, read_network
 from pixelrefer_ros.engines.progress import Bar, progress_monitor
+
 from pixelrefer_ros.errors import BackendError
 from pixelrefer_ros.runtime.manifest import Graph, Profile
 from pixelrefer_ros.runtime.tensorrt_messages import Messages, heard

@@ -13,6 +13,7 @@ from pixelrefer_ros.engines.profiles import MachineProfile, choose_profile
 from pixelrefer_ros.engines.progress import Bar
 from pixelrefer_ros.engines.store import EngineStore, Say
 from pixelrefer_ros.engines.versions import check_opset
+
 from pixelrefer_ros.errors import ParameterError
 from pixelrefer_ros.runtime.manifest import Graph, Manifest, read_manifest, verify_graph
 from pixelrefer_ros.runtime.tensorrt_plans import ENGINES, Gpu, engine_key, library

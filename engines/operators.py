@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import onnx
-
 from pixelrefer_ros.engines.versions import FUSED_OPSET
 
 _ARITHMETIC = (

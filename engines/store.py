@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pixelrefer_ros.engines.build import BuiltEngine
+
 from pixelrefer_ros.errors import BackendError
 from pixelrefer_ros.runtime.tensorrt_plans import (
     EngineKey,

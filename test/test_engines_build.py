@@ -10,9 +10,9 @@ import engine_graphs
 import pytest
 import torch
 from fake_tensorrt import FakeTensorRT, HostStream
+from pixelrefer_ros.engines import Asked, BuildOptions, build_engine, build_engines
 
 from pixelrefer_ros import cli
-from pixelrefer_ros.engines import Asked, BuildOptions, build_engine, build_engines
 from pixelrefer_ros.errors import BackendError, CheckpointError, ParameterError
 from pixelrefer_ros.runtime import OnnxRuntimeBackend, read_manifest
 from pixelrefer_ros.runtime import tensorrt_machine as machine

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from pixelrefer_ros.engines import choose_profile, read_profile, shipped_profiles
+
 from pixelrefer_ros.errors import ParameterError
 from pixelrefer_ros.runtime.manifest import Graph, Profile, TensorSpec
 from pixelrefer_ros.runtime.tensorrt_plans import Gpu

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import engine_graphs
 import pytest
 from onnx import TensorProto, helper
-
 from pixelrefer_ros.engines import check_opset, newest_opset, unsupported
+
 from pixelrefer_ros.errors import BackendError
 
 

@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
 from pixelrefer_ros.engines import BuiltEngine, EngineStore
+
 from pixelrefer_ros.errors import BackendError
 from pixelrefer_ros.runtime import tensorrt_plans
 from pixelrefer_ros.runtime.manifest import Profile

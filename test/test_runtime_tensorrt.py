@@ -10,8 +10,8 @@ import engine_graphs
 import pytest
 import torch
 from fake_tensorrt import FakeTensorRT, HostStream, TensorLocation
-
 from pixelrefer_ros.engines import BuildOptions, build_engine
+
 from pixelrefer_ros.errors import BackendError
 from pixelrefer_ros.runtime import OnnxRuntimeBackend
 from pixelrefer_ros.runtime.manifest import Profile

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pixelrefer_ros.engines.profiles.profile import MachineProfile, read_profile
+
 from pixelrefer_ros.errors import ParameterError
 from pixelrefer_ros.runtime.tensorrt_plans import Gpu
 

@@ -26,9 +26,9 @@ BOUNDED = {
     "objects": {"P": "patch_budget", "K": "objects"},
     "embed": {"L": "context_length", "R": "context_length"},
     "decoder": {"S": "context_length", "C": "context_length"},
-    "memory_attention": {"objects": "objects"},
-    "mask_decoder": {"objects": "objects"},
-    "memory_encoder": {"objects": "objects"},
+    "memory_attention": {"N": "objects"},
+    "mask_decoder": {"N": "objects"},
+    "memory_encoder": {"N": "objects"},
 }
 """Which bound of a profile holds for which symbol of which graph; other symbols keep what the export says."""
 _BOUNDS = ("patch_budget", "objects", "context_length")

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compile gate: exported graphs build under TensorRT RTX with no GPU, fused, with nothing dropped.
+
+Whether they compute the right numbers is not asked here: ONNX Runtime runs the very same graphs elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import engine_graphs
+import onnx
+import pytest
+from pixelrefer_ros.engines import BuildOptions, BuiltEngine, build_engine, unsupported
+from pixelrefer_ros.engines.profiles.profile import BOUNDED
+
+from pixelrefer_ros.errors import BackendError
+from pixelrefer_ros.runtime import Manifest, Profile, read_manifest
+
+trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT RTX has wheels for x86-64 only")
+
+TARGETS = [(8, 6), (8, 9), (12, 0)]
+SMALL = {"batch": Profile(1, 1, 2), "sequence": Profile(1, 8, 16), "rows": Profile(1, 2, 4)}
+HALVES = ("fp16", "bf16")
+NOT_YET = {"bf16": ("mask_decoder",)}
+# These must run on fused attention. Others need not: TensorRT has none for some widths of heads.
+FUSED = ("decoder", "vision")
+
+
+def build(folder: Path, manifest: Manifest, name: str, *, fused: bool = False) -> BuiltEngine:
+    graph = manifest.graphs[name]
+    options = BuildOptions(workspace_mb=256, compute_capabilities=TARGETS, fused=fused)
+    return build_engine(
+        trt, folder, graph, precision=manifest.precision, profiles=graph.profiles, options=options
+    )
+
+
+@pytest.fixture(scope="module")
+def language(tiny_model_folder, tmp_path_factory):
+    """PixelRefer-Lite, small, exported in both halves."""
+    from pixelrefer_ros.offline.export import export_model
+
+    folder = tmp_path_factory.mktemp("language")
+    export_model(tiny_model_folder, folder / "fp16", precision="fp16", context_length=256, patch_budget=1024)
+    engine_graphs.as_bf16(folder / "fp16", folder / "bf16")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tracker(tiny_sam2_folder, tmp_path_factory):
+    """SAM 2, small, exported in both halves."""
+    from pixelrefer_ros.export import export_tracker
+
+    folder = tmp_path_factory.mktemp("tracker")
+    export_tracker(tiny_sam2_folder, folder / "fp16", precision="fp16", max_objects=4)
+    engine_graphs.as_bf16(folder / "fp16", folder / "bf16")
+    return folder
+
+
+@pytest.mark.parametrize("precision", ["fp32", *HALVES])
+def test_a_small_decoder_has_fused_attention_and_caches_updated_in_place(tmp_path, precision):
+    manifest = engine_graphs.write_folder(
+        tmp_path,
+        {"decoder": engine_graphs.decoder(precision, layers=2)},
+        precision=precision,
+        profiles=SMALL,
+        in_place=engine_graphs.caches(),
+        external_data=True,
+    )
+    built = build(tmp_path, manifest, "decoder", fused=precision != "fp32")
+    assert built.layers["KV_CACHE_UPDATE"] == 2 * 2
+    assert built.layers["ATTENTION_OUTPUT"] == 2
+    assert built.layers["ROTARY_EMBEDDING"] == 2 * 2
+    assert built.notes == () and len(built.plan) > 10_000
+
+
+def test_heads_too_narrow_for_a_fused_kernel_are_taken_apart_and_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine_graphs, "HEAD", 8)
+    monkeypatch.setattr(engine_graphs, "WIDTH", 32)
+    manifest = engine_graphs.write_folder(
+        tmp_path,
+        {"decoder": engine_graphs.decoder("fp16", layers=1)},
+        precision="fp16",
+        profiles=SMALL,
+        in_place=engine_graphs.caches(1),
+    )
+    with pytest.raises(BackendError, match="dedicated kernel"):
+        build(tmp_path, manifest, "decoder", fused=True)
+    assert build(tmp_path, manifest, "decoder").notes == (
+        "attention has no fused kernel here: it is taken apart, which is slower",
+    )
+
+
+def test_what_tensorrt_cannot_read_is_told_with_its_reason(tmp_path):
+    model = engine_graphs.projection()
+    model.graph.node[1].op_type, model.graph.node[1].domain = "Nonsense", "nowhere"
+    model.opset_import.append(onnx.helper.make_opsetid("nowhere", 1))
+    manifest = engine_graphs.write_folder(tmp_path, {"vision": model}, profiles=SMALL)
+    with pytest.raises(BackendError, match=r"vision\.onnx: TensorRT cannot read it: .*Nonsense"):
+        build(tmp_path, manifest, "vision")
+
+
+def test_an_input_that_the_graph_does_not_use_stops_the_build(tmp_path):
+    model = engine_graphs.projection()
+    model.graph.input.append(onnx.helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, ["rows", 3]))
+    manifest = engine_graphs.write_folder(tmp_path, {"vision": model}, profiles=SMALL)
+    with pytest.raises(BackendError, match=r"(?i)unused input.*z"):
+        build(tmp_path, manifest, "vision")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)  # exporting both models takes longest, on a busy machine minutes
+@pytest.mark.parametrize("precision", HALVES)
+def test_every_graph_of_the_language_model_builds(language, precision):
+    built = build_all(language / precision)
+    layers = len(read_manifest(language / precision).graphs["decoder"].in_place) // 2
+    assert built["decoder"].layers["KV_CACHE_UPDATE"] == 2 * layers
+    assert built["decoder"].layers["ATTENTION_OUTPUT"] == layers
+    assert built["decoder"].layers["ROTARY_EMBEDDING"] == 2 * layers
+    assert built["vision"].layers["ATTENTION_OUTPUT"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("precision", HALVES)
+def test_every_graph_of_the_tracker_builds(tracker, precision):
+    built = build_all(tracker / precision, but=NOT_YET.get(precision, ()))
+    assert {name for name, engine in built.items() if engine.layers["ATTENTION_OUTPUT"]} >= {
+        "image_encoder",
+        "memory_attention",
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.xfail(
+    strict=True, raises=BackendError, reason="TensorRT RTX 1.7 has no transposed convolution in bf16"
+)
+def test_the_mask_decoder_builds_in_bf16(tracker):
+    folder = tracker / "bf16"
+    build(folder, read_manifest(folder), "mask_decoder")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_bounds_of_profiles_name_graphs_and_symbols_that_are_exported(language, tracker):
+    exported = {
+        name: set(graph.profiles)
+        for folder in (language, tracker)
+        for name, graph in read_manifest(folder / "fp16").graphs.items()
+    }
+    unknown = {
+        (name, symbol)
+        for name, symbols in BOUNDED.items()
+        for symbol in set(symbols) - exported.get(name, set())
+    }
+    assert unknown == set()
+
+
+def build_all(folder: Path, but: Collection[str] = ()) -> dict[str, BuiltEngine]:
+    """Every other graph: its operators are on the list, and it builds for every target, nothing dropped."""
+    manifest = read_manifest(folder)
+    built = {}
+    for name, graph in manifest.graphs.items():
+        model = onnx.load(folder / graph.file, load_external_data=False)
+        assert unsupported(model, manifest.opset) == [], name
+        if name not in but:
+            built[name] = build(folder, manifest, name, fused=name in FUSED)
+    return built
