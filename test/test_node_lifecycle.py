@@ -82,7 +82,7 @@ def test_failed_configure_is_retried_after_setting_the_parameter_right(peer, tin
     with node_process({"model": "/no/such/model", "tracker_model": "none", "autostart": False}) as node:
         assert state(peer) == State.PRIMARY_STATE_UNCONFIGURED
         assert not change(peer, Transition.TRANSITION_CONFIGURE)
-        assert "/no/such/model" in node.wait_for_line("cannot configure", 5.0)
+        assert "/no/such/model" in node.wait_for_line("cannot configure")
         assert state(peer) == State.PRIMARY_STATE_UNCONFIGURED
 
         assert set_text(peer, "model", str(tiny_model_folder))
@@ -93,7 +93,7 @@ def test_failed_configure_is_retried_after_setting_the_parameter_right(peer, tin
 
         assert not change(peer, Transition.TRANSITION_DEACTIVATE)  # not from inactive; the node lives on
         assert change(peer, Transition.TRANSITION_ACTIVATE)
-        assert "/pixelrefer/add_region" in services(peer)
+        until(lambda: "/pixelrefer/add_region" in services(peer))
         assert change(peer, Transition.TRANSITION_DEACTIVATE)
         until(lambda: "/pixelrefer/add_region" not in services(peer))
         assert change(peer, Transition.TRANSITION_CLEANUP)
@@ -161,7 +161,7 @@ def test_signal_while_loading_stops_the_node(number):
 def test_wrong_parameter_at_start_is_one_clear_line():
     with node_process({"max_objects": 0}) as node:
         assert node.process.wait(30.0) == 1
-        node.wait_for_line("max_objects", 5.0)
+        node.wait_for_line("max_objects")
         assert "Traceback" not in node.output and len(node.lines) == 1, node.output
 
 
@@ -186,7 +186,7 @@ def test_whole_path_with_tracking_compressed_images_and_another_name(
         PixelReferClient("/robot/eyes") as client,
     ):
         client.wait_ready(START_S)
-        assert "max_tokenz" in node.wait_for_line("no such parameter", 5.0)
+        assert "max_tokenz" in node.wait_for_line("no such parameter")
         object_id = add_when_seen(client, Region(box=Box(20, 30, 30, 30), label="square"))
         objects = peer.listen(msg.ObjectArray, "/robot/eyes/objects")
         described = objects.next(matching=lambda m: any(o.description for o in m.objects)).objects[0]

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from geometry_msgs.msg import PointStamped
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
@@ -94,8 +95,10 @@ class CommandInputs:
             (PointStamped, "~/point", self._point),
             (msg.Question, "~/questions", self._question),
         ]
+        # Who publishes with an incompatible QoS is told so by its own side.
+        events = SubscriptionEventCallbacks(use_default_callbacks=False)
         self._subscriptions = [
-            node.create_subscription(message_type, topic, callback, qos.COMMANDS)
+            node.create_subscription(message_type, topic, callback, qos.COMMANDS, event_callbacks=events)
             for message_type, topic, callback in topics
         ]
 

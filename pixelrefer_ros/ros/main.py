@@ -28,7 +28,7 @@ _LOOK_S = 0.1
 _LAST_RESULTS_S = 0.2
 _SENDING_S = 0.05
 """What concluded goals still need to be sent."""
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = 32 << 20, 256 << 20
 
 
@@ -127,6 +127,7 @@ def _keep_freed_image_memory() -> None:
         return  # another C library
     mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
     mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD)
+    mallopt(_M_ARENA_MAX, 1)  # the arenas of other threads heed neither: they unmap what becomes empty
 
 
 if __name__ == "__main__":
