@@ -6,11 +6,13 @@ from __future__ import annotations
 import csv
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from pixelrefer_ros.errors import ParameterError
-from pixelrefer_ros.model import PixelReferLite
+from pixelrefer_ros.model import PixelReferLite, patchify
+from pixelrefer_ros.training import language_loss
 from pixelrefer_ros.training.checkpoints import (
     Sizes,
     new_checkpoint,
@@ -20,7 +22,7 @@ from pixelrefer_ros.training.checkpoints import (
     trainable_network,
     write_network,
 )
-from pixelrefer_ros.training.data import IGNORED, Stage, WorldBatches, make_batch
+from pixelrefer_ros.training.data import IGNORED, Batch, Stage, WorldBatches, make_batch
 from pixelrefer_ros.training.language import (
     TRAINING,
     LanguageSettings,
@@ -33,6 +35,8 @@ from pixelrefer_ros.training.language import (
 from pixelrefer_ros.training.language_loss import answer_loss, prompt_embeddings
 from pixelrefer_ros.training.loop import Loop, Pace, parameter_groups, read_progress
 from pixelrefer_ros.training.scoring import ask
+from pixelrefer_ros.training.validation import SCORE, KeptBest, WorldValidation
+from pixelrefer_ros.training.vision_pass import encode_pictures
 from pixelrefer_ros.training.world import (
     COLORS,
     KINDS,
@@ -123,6 +127,96 @@ def test_training_sees_what_inference_sees(folder):
     torch.testing.assert_close(trained[: len(prompt)], served, atol=2e-5, rtol=1e-4)
 
 
+def test_pictures_together_are_what_the_encoder_makes_of_each(folder):
+    network = new_network(folder, seed=0)
+    rng = np.random.default_rng(0)
+    sides = [(24, 24), (3, 5), (16, 16), (4, 4), (5, 3), (1, 7), (16, 16), (4, 5), (2, 40)]
+    pictures = [rng.integers(0, 256, (14 * h, 14 * w, 3), np.uint8) for h, w in sides]
+    weights = [torch.randn(h * w, MICRO.vision_width) for h, w in sides]
+
+    def gradients(features: list[torch.Tensor]) -> list[torch.Tensor]:
+        network.vision.zero_grad()
+        torch.stack([(f * w).sum() for f, w in zip(features, weights, strict=True)]).sum().backward()
+        return [p.grad.clone() for p in network.vision.parameters()]
+
+    together = encode_pictures(network.vision, pictures)
+    alone = [
+        network.vision(
+            pixel_values=patchify(picture),
+            grid_thw=torch.tensor([(1, *grid)]),
+            merge_sizes=torch.ones(1, dtype=torch.long),
+        ).last_hidden_state
+        for picture, grid in zip(pictures, sides, strict=True)
+    ]
+    for one, other in zip(together, alone, strict=True):
+        # Sums in another order: float32 differs in its last bits.
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    for one, other in zip(gradients(together), gradients(alone), strict=True):
+        assert (one - other).norm() <= 1e-4 * other.norm() + 1e-4
+
+
+def test_rows_of_like_length_together_have_the_loss_of_all_in_one(folder, batches, monkeypatch):
+    network = new_network(folder, seed=0)
+    whole = answer_loss(network, batches[0])
+    monkeypatch.setattr(language_loss, "_FEWEST_TOKENS", 1)
+    parts = answer_loss(network, batches[0])
+    torch.testing.assert_close(parts.loss, whole.loss, atol=1e-5, rtol=1e-5)
+    assert (parts.right, parts.answers, parts.tokens) == (whole.right, whole.answers, whole.tokens)
+
+
+def test_pictures_that_do_not_teach_are_seen_all_the_same(folder):
+    network = new_network(folder, seed=0)
+
+    def batch(surroundings: float) -> Batch:
+        own = WorldBatches(folder, network.config, STAGE, seed=1, scenes=2, surroundings=surroundings)
+        return own[0]
+
+    some, every = batch(0.4), batch(1.0)
+    count = len(some.crops)
+    assert all(some.learns[:count])
+    assert 0 < sum(some.learns[count:]) < count + len(some.frames)
+    assert some.learns == batch(0.4).learns
+    torch.testing.assert_close(answer_loss(network, some).loss, answer_loss(network, every).loss)
+
+
+def test_validation_keeps_the_best_weights_of_a_stage(folder, tmp_path):
+    network = new_network(folder, seed=0)
+    scores = iter([0.2, 0.5, 0.4, 0.5])
+    written: list[int] = []
+
+    def kept(stage: str) -> KeptBest:
+        return KeptBest(
+            lambda _: {SCORE: next(scores, 0.1)},
+            network,
+            stage=stage,
+            state=tmp_path,
+            write=lambda: written.append(1),
+        )
+
+    for step in range(4):
+        kept("first")(step)  # a new one each time: as after a stop
+    assert len(written) == 3
+    assert kept("first").best == 0.5
+    assert kept("second").best is None
+    kept("second")(5)
+    assert len(written) == 4
+
+
+def test_validation_judges_greedy_answers_and_changes_nothing(folder):
+    network = new_network(folder, seed=0)
+    tokenizer = tokenizer_of(folder)
+    validation = WorldValidation(STAGE, tokenizer, scenes=2, questions=3)
+    before = {name: value.clone() for name, value in Learner(network).state_dict().items()}
+    values = validation(network)
+    assert values == validation(network)
+    assert 0 <= values[SCORE] <= 1
+    assert values["loss"] > 1
+    assert all(torch.equal(before[name], value) for name, value in Learner(network).state_dict().items())
+    assert answer_loss(
+        network, make_batch(validation._examples[0], tokenizer, network.config)
+    ).loss.requires_grad
+
+
 def test_every_part_gets_gradients(folder, batches):
     network = new_network(folder, seed=0)
     answer_loss(network, batches[0]).loss.backward()
@@ -189,7 +283,9 @@ def test_each_part_has_its_own_rate_and_norms_do_not_decay(folder):
 
 
 def test_two_stages_leave_a_checkpoint_that_answers(tmp_path):
-    settings = LanguageSettings(seed=1, steps=(2, 1), scenes=1, sizes=MICRO, workers=0, log_every=1)
+    settings = LanguageSettings(
+        seed=1, steps=(2, 1), scenes=1, sizes=MICRO, workers=0, log_every=1, validate_every=0
+    )
     assert train_language(tmp_path, settings)
     model = PixelReferLite.from_pretrained(tmp_path)
     example: Example = next(scene_examples(scene_seeds("val", 0, 1)[0], 1, settings=SCENE))

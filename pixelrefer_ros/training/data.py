@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from pixelrefer_ros.model import (
 )
 from pixelrefer_ros.training.checkpoints import tokenizer_of
 from pixelrefer_ros.training.world import KINDS, SEED_RANGES, Example, SceneSettings, Split, scene_examples
-from pixelrefer_ros.types import RgbImage
+from pixelrefer_ros.types import Mask, RgbImage
 
 Item = TypeVar("Item")
 
@@ -89,38 +89,81 @@ class Batch:
     learns: list[bool] = field(default_factory=list)
 
 
-def make_batch(examples: Sequence[Example], tokenizer: ChatTokenizer, config: PixelReferConfig) -> Batch:
-    """Gathers examples; a frame, and an object in a frame, are prepared once for all questions.
+@dataclass(frozen=True, eq=False, slots=True)
+class View:
+    """An object in a frame.
+
+    Attributes:
+        picture: names the frame: equal names are one frame, prepared once.
+        rgb: the frame, (H, W, 3) uint8.
+        name: names the object among the frame's.
+        mask: (H, W) bool, not empty.
+        time_s: when; None for a single picture.
+    """
+
+    picture: Hashable
+    rgb: RgbImage
+    name: Hashable
+    mask: Mask
+    time_s: float | None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Turn:
+    """A question, its answer, and for every ``<region>`` its views in time order."""
+
+    question: str
+    answer: str
+    regions: tuple[tuple[View, ...], ...]
+
+
+def turn_of(example: Example) -> Turn:
+    """An example of the shapes world."""
+    return Turn(
+        example.question,
+        example.answer,
+        tuple(
+            tuple(
+                View((example.scene_seed, index), frame.rgb, number, mask, time_s)
+                for frame, index, mask, time_s in zip(
+                    example.frames, example.frame_indices, of_region, example.times_s, strict=True
+                )
+            )
+            for number, of_region in zip(example.objects, example.masks, strict=True)
+        ),
+    )
+
+
+def make_batch(turns: Sequence[Turn | Example], tokenizer: ChatTokenizer, config: PixelReferConfig) -> Batch:
+    """Gathers turns; a frame, and an object in a frame, are prepared once for all questions.
 
     Args:
-        examples: at least one.
+        turns: at least one.
         tokenizer: of the model.
         config: of the model.
+
+    Raises:
+        BadQuestion: a question cannot be asked, see `chat_pieces`.
     """
-    frames: dict[tuple[int, int], int] = {}
-    views: dict[tuple[int, int, int], int] = {}
+    frames: dict[Hashable, int] = {}
+    views: dict[Hashable, int] = {}
     batch = Batch([], [], [], *(torch.empty(0, dtype=torch.long),) * 3, [])
     rows: list[tuple[list[int], int]] = []
-    for example in examples:
-        for number, of_region in zip(example.objects, example.masks, strict=True):
-            for frame, index, mask in zip(example.frames, example.frame_indices, of_region, strict=True):
-                at = (example.scene_seed, index)
-                if at not in frames:
-                    frames[at] = len(frames)
-                    batch.frames.append(global_image(frame.rgb))
-                view = (*at, number)
-                if view not in views:
-                    views[view] = len(views)
-                    batch.frame_of.append(frames[at])
-                    crop = crop_object(
-                        frame.rgb, mask, mask_num=config.mask_num, patch_budget=config.patch_budget
-                    )
-                    batch.crops.append(crop)
-                batch.views.append(views[view])
-        times = [list(example.times_s)] * len(example.masks)
-        prompt = tokenizer.encode(chat_pieces(example.question, times, config.mask_num))
-        answer = tokenizer.encode([(example.answer, False), (TURN_END, True)])
-        rows.append((prompt + answer, len(prompt)))
+    for given in turns:
+        turn = turn_of(given) if isinstance(given, Example) else given
+        for view in (view for region in turn.regions for view in region):
+            if view.picture not in frames:
+                frames[view.picture] = len(frames)
+                batch.frames.append(global_image(view.rgb))
+            if (view.picture, view.name) not in views:
+                views[view.picture, view.name] = len(views)
+                batch.frame_of.append(frames[view.picture])
+                crop = crop_object(
+                    view.rgb, view.mask, mask_num=config.mask_num, patch_budget=config.patch_budget
+                )
+                batch.crops.append(crop)
+            batch.views.append(views[view.picture, view.name])
+        rows.append(prompt_row(turn, tokenizer, config))
     length = torch.tensor([len(ids) for ids, _ in rows])
     ids = torch.zeros(len(rows), int(length.max()), dtype=torch.long)
     labels = torch.full_like(ids, IGNORED)
@@ -128,6 +171,17 @@ def make_batch(examples: Sequence[Example], tokenizer: ChatTokenizer, config: Pi
         ids[row, : len(tokens)] = torch.tensor(tokens)
         labels[row, start : len(tokens)] = ids[row, start : len(tokens)]
     return Batch(batch.frames, batch.crops, batch.frame_of, ids, labels, length, batch.views)
+
+
+def prompt_row(turn: Turn, tokenizer: ChatTokenizer, config: PixelReferConfig) -> tuple[list[int], int]:
+    """The ids of prompt and answer, and where the answer begins.
+
+    Raises:
+        BadQuestion: see `chat_pieces`.
+    """
+    times = [[view.time_s for view in region] for region in turn.regions]
+    prompt = tokenizer.encode(chat_pieces(turn.question, times, config.mask_num))
+    return prompt + tokenizer.encode([(turn.answer, False), (TURN_END, True)]), len(prompt)
 
 
 class WorldBatches(Dataset[Batch]):

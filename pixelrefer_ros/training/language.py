@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from pixelrefer_ros.model import PixelReferNetwork
 from pixelrefer_ros.training.checkpoints import (
-    Sizes,
     modules_of,
     new_checkpoint,
     new_network,
@@ -25,80 +26,37 @@ from pixelrefer_ros.training.checkpoints import (
 )
 from pixelrefer_ros.training.data import INSTRUCTIONS, PERCEPTION, Batch, Stage, WorldBatches, loader
 from pixelrefer_ros.training.language_loss import answer_loss
+from pixelrefer_ros.training.language_settings import (
+    FINE_TUNING,
+    FROM_NOTHING,
+    LOW_RANK,
+    RECIPE,
+    TRAINING,
+    LanguageSettings,
+    Rates,
+)
 from pixelrefer_ros.training.loop import Loop, Pace, parameter_groups, read_progress
 from pixelrefer_ros.training.lora import add_low_rank, merge_low_rank
-from pixelrefer_ros.training.validation import KeptBest, WorldValidation
+from pixelrefer_ros.training.record_data import RecordBatches, held_back
+from pixelrefer_ros.training.records import RecordTurn, read_records
+from pixelrefer_ros.training.validation import BatchValidation, KeptBest, Validation, WorldValidation
 
-RECIPE = "recipe.json"
-TRAINING = "training"
-"""Subfolder of the log and the state."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """Learning rates at their highest.
-
-    The paper fine-tunes (1e-5 for the language model, more for the object encoder in stage 1; one rate for
-    all in stage 2); from random weights everything needs more, in the same order.
-
-    Attributes:
-        object_encoder: of PixelRefer's own part.
-        vision: of the vision encoder; 0 freezes it.
-        language: of the language model; 0 freezes it.
-    """
-
-    object_encoder: float
-    vision: float
-    language: float
+_log = logging.getLogger(__name__)
 
 
-FROM_NOTHING = (Rates(1e-3, 1e-3, 1e-3), Rates(5e-4, 5e-4, 5e-4))
-"""Of both stages, for random weights."""
-FINE_TUNING = (Rates(1e-4, 0.0, 1e-5), Rates(1e-5, 0.0, 1e-5))
-"""For a trained checkpoint: the vision encoder stays, the rest moves as slowly as in the paper."""
-LOW_RANK = (Rates(1e-4, 0.0, 2e-4), Rates(1e-5, 0.0, 2e-4))
-"""With low-rank updates of the language model, which begin at zero and need more."""
-
-
-@dataclass(frozen=True, slots=True)
-class LanguageSettings:
-    """One training run.
-
-    Attributes:
-        seed: of the weights, the tokenizer's text and the scenes.
-        steps: of each stage; 0 leaves the stage out.
-        scenes: per step.
-        surroundings: share of them that teaches the vision encoder; see `WorldBatches`.
-        rates: of each stage.
-        weight_decay: of matrices.
-        sizes: of a new model.
-        start_from: a checkpoint to go on from, instead of random weights.
-        lora_rank: 0 trains the language model itself; otherwise low-rank updates of it, merged at the end.
-        workers: processes that draw scenes.
-        device: "cpu" or "cuda".
-        bf16: compute in bfloat16 where that is safe; weights stay float32.
-        log_every: steps between lines of the log.
-        save_every: steps between saved states.
-        validate_every: steps between validations, after which the best weights so far are kept; 0: never.
-        minutes: stop each call after so many, to go on later; 0 never does.
-    """
-
-    seed: int = 0
-    steps: tuple[int, int] = (6000, 14000)
-    scenes: int = 4
-    surroundings: float = 0.34
-    rates: tuple[Rates, Rates] = FROM_NOTHING
-    weight_decay: float = 0.05
-    sizes: Sizes = field(default_factory=Sizes)
-    start_from: Path | None = None
-    lora_rank: int = 0
-    workers: int = 2
-    device: str = "cpu"
-    bf16: bool = False
-    log_every: int = 20
-    save_every: int = 500
-    validate_every: int = 500
-    minutes: float = 0.0
+__all__ = [
+    "FINE_TUNING",
+    "FROM_NOTHING",
+    "LOW_RANK",
+    "RECIPE",
+    "TRAINING",
+    "LanguageSettings",
+    "Learner",
+    "Rates",
+    "losses",
+    "rates_of",
+    "train_language",
+]
 
 
 class Learner(nn.Module):
@@ -141,18 +99,11 @@ def train_language(out: Path, settings: LanguageSettings) -> bool:
             continue
         loop = _stage_loop(learner, rates, stage, state, settings, steps)
         loop.resume()
-        batches = WorldBatches(
-            source,
-            network.config,
-            stage,
-            seed=settings.seed + place,
-            scenes=settings.scenes,
-            surroundings=settings.surroundings,
-        )
-        kept = _validation(network, source, out, stage, settings)
+        data = _data(network, source, out, stage, place, settings)
+        kept = _kept_best(network, source, out, stage, settings, data.validation)
         with contextlib.suppress(KeyboardInterrupt):  # the state is saved below: the run can go on
             loop.run(
-                loader(batches, range(loop.step, steps), workers=settings.workers),
+                loader(data.batches, range(loop.step, steps), workers=settings.workers),
                 lambda batch: losses(network, batch, bf16=settings.bf16),
                 kept,
             )
@@ -203,14 +154,64 @@ def _stage_loop(
     return Loop(stage.name, learner, groups, state, pace)
 
 
-def _validation(
-    network: PixelReferNetwork, source: Path, out: Path, stage: Stage, settings: LanguageSettings
+@dataclass(frozen=True, eq=False, slots=True)
+class _Data:
+    batches: Dataset[Batch]
+    validation: Validation | None
+
+
+def _data(
+    network: PixelReferNetwork, source: Path, out: Path, stage: Stage, place: int, settings: LanguageSettings
+) -> _Data:
+    """What a stage shows: scenes, or the user's records, of which some are held back."""
+    watched = settings.validate_every > 0
+    seed = settings.seed + place
+    if not settings.data:
+        batches = WorldBatches(
+            source,
+            network.config,
+            stage,
+            seed=seed,
+            scenes=settings.scenes,
+            surroundings=settings.surroundings,
+        )
+        return _Data(batches, WorldValidation(stage, tokenizer_of(source)) if watched else None)
+    file = settings.data[min(place, len(settings.data) - 1)]
+    turns, skipped = read_records(file, settings.media or file.parent, most_broken=settings.most_broken)
+    for line in skipped.lines():
+        _log.warning("%s: left out %s", file, line)
+    shown, others = held_back(turns)
+    _log.info("%s: %d questions to learn from, %d held back", file, len(shown), len(others))
+
+    def of(chosen: list[RecordTurn], questions: int) -> RecordBatches:
+        return RecordBatches(
+            chosen,
+            source,
+            network.config,
+            seed=seed,
+            questions=questions,
+            log=out / TRAINING,
+            limit=int(settings.most_broken * len(turns)),
+        )
+
+    held = of(others, 1) if watched and others else None
+    validation = BatchValidation([held[number] for number in range(len(others))]) if held else None
+    return _Data(of(shown, settings.questions), validation)
+
+
+def _kept_best(
+    network: PixelReferNetwork,
+    source: Path,
+    out: Path,
+    stage: Stage,
+    settings: LanguageSettings,
+    validation: Validation | None,
 ) -> KeptBest | None:
     """None where nothing is kept: low-rank updates are no weights of their own until they are merged."""
-    if not settings.validate_every or settings.lora_rank:
+    if validation is None or settings.lora_rank:
         return None
     return KeptBest(
-        WorldValidation(stage, tokenizer_of(source)),
+        validation,
         network,
         stage=stage.name,
         state=out / TRAINING,
@@ -229,7 +230,9 @@ def _begin(out: Path, settings: LanguageSettings) -> tuple[Path, PixelReferNetwo
 
 def _recipe(settings: LanguageSettings, network: PixelReferNetwork) -> dict[str, object]:
     plain = asdict(settings) | {
-        "start_from": None if settings.start_from is None else str(settings.start_from)
+        "start_from": None if settings.start_from is None else str(settings.start_from),
+        "media": None if settings.media is None else str(settings.media),
+        "data": [str(file) for file in settings.data],
     }
     for run_only in ("workers", "device", "minutes", "log_every", "save_every", "validate_every"):
         plain.pop(run_only)

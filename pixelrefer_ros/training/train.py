@@ -29,6 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --from: train low-rank updates of the language model only",
     )
     language.add_argument(
+        "--data",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="your own records (see docs/training.md), one file, or one per stage; without: the shapes world",
+    )
+    language.add_argument("--media", type=Path, metavar="FOLDER", help="where paths in --data start from")
+    language.add_argument("--questions", type=int, help="per step, with --data")
+    language.add_argument(
+        "--max-broken", type=float, metavar="SHARE", help="of --data that may be left out (0.05)"
+    )
+    language.add_argument(
         "--validate-every",
         type=int,
         metavar="STEPS",
@@ -46,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         CheckpointError: ``--from`` or the state in ``--out`` cannot be used.
+        InputFileError: ``--data`` cannot be read, or too much of it is broken.
         ParameterError: a setting that cannot be, or a device that is not there.
     """
     import torch  # slow to load: help and typing errors do without
@@ -80,6 +93,12 @@ def _language(args: argparse.Namespace, given: dict[str, Any]) -> bool:
 
     if args.steps is not None:
         given["steps"] = tuple(args.steps)
+    if args.data:
+        given["data"] = tuple(args.data)
+        given["media"] = args.media
+    for name, setting in (("questions", "questions"), ("max_broken", "most_broken")):
+        if getattr(args, name) is not None:
+            given[setting] = getattr(args, name)
     if args.validate_every is not None:
         given["validate_every"] = args.validate_every
     if args.mask_num is not None:
@@ -123,6 +142,15 @@ def _check(args: argparse.Namespace) -> None:
     lowest |= {"--steps": (min(steps) if steps[0] is not None else None, 0 if len(steps) > 1 else 1)}
     if args.model == "language":
         lowest |= {"--lora": (args.lora, 0), "--mask-num": (args.mask_num, 1)}
+        lowest |= {"--questions": (args.questions, 1), "--max-broken": (args.max_broken, 0)}
+        if args.data and len(args.data) > 2:
+            raise ParameterError(
+                f"--data has {len(args.data)} files: give one, or one for each of two stages"
+            )
+        if args.data is None and any(
+            value is not None for value in (args.media, args.questions, args.max_broken)
+        ):
+            raise ParameterError("--media, --questions and --max-broken are about --data: give it too")
         lowest |= {"--validate-every": (args.validate_every, 0)}
         if args.lora and args.start_from is None:
             raise ParameterError("--lora needs --from: low-rank updates are of a trained checkpoint")

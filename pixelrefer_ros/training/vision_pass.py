@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import VideoLlama3VisionModel
 
 from pixelrefer_ros.model import PATCH, patchify
@@ -78,16 +79,15 @@ def _encode(vision: VideoLlama3VisionModel, pictures: list[RgbImage]) -> Tensor:
     hidden = F.linear(pixels, embedding.weight.flatten(1), embedding.bias)
     angles = _rotations(vision, pictures)
     groups = _groups([_patches(picture) for picture in pictures], device)
-    for layer in vision.encoder.layers:
+    layers: Any = vision.encoder.layers
+    for layer in layers:
         hidden = hidden + _attend(layer.self_attn, layer.layer_norm1(hidden), angles, groups)
         hidden = hidden + layer.mlp(layer.layer_norm2(hidden))
     features: Tensor = vision.post_layernorm(hidden)
     return features
 
 
-def _attend(
-    attention: nn.Module, hidden: Tensor, angles: tuple[Tensor, Tensor], groups: list[_Group]
-) -> Tensor:
+def _attend(attention: Any, hidden: Tensor, angles: tuple[Tensor, Tensor], groups: list[_Group]) -> Tensor:
     heads, width = attention.num_heads, attention.head_dim
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
     weight = torch.cat([projection.weight for projection in projections])

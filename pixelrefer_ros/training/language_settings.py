@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training run of PixelRefer-Lite can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pixelrefer_ros.training.checkpoints import Sizes
+
+RECIPE = "recipe.json"
+TRAINING = "training"
+"""Subfolder of the log and the state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Learning rates at their highest.
+
+    The paper fine-tunes (1e-5 for the language model, more for the object encoder in stage 1; one rate for
+    all in stage 2); from random weights everything needs more, in the same order.
+
+    Attributes:
+        object_encoder: of PixelRefer's own part.
+        vision: of the vision encoder; 0 freezes it.
+        language: of the language model; 0 freezes it.
+    """
+
+    object_encoder: float
+    vision: float
+    language: float
+
+
+FROM_NOTHING = (Rates(1e-3, 1e-3, 1e-3), Rates(5e-4, 5e-4, 5e-4))
+"""Of both stages, for random weights."""
+FINE_TUNING = (Rates(1e-4, 0.0, 1e-5), Rates(1e-5, 0.0, 1e-5))
+"""For a trained checkpoint: the vision encoder stays, the rest moves as slowly as in the paper."""
+LOW_RANK = (Rates(1e-4, 0.0, 2e-4), Rates(1e-5, 0.0, 2e-4))
+"""With low-rank updates of the language model, which begin at zero and need more."""
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageSettings:
+    """One training run.
+
+    Attributes:
+        seed: of the weights, the tokenizer's text and the scenes.
+        steps: of each stage; 0 leaves the stage out.
+        scenes: per step.
+        surroundings: share of them that teaches the vision encoder; see `WorldBatches`.
+        rates: of each stage.
+        weight_decay: of matrices.
+        sizes: of a new model.
+        data: files of the user's records, one for all stages or one each, see `read_records`; empty: the
+            shapes world.
+        media: the folder of their pictures and videos.
+        questions: per step, of records.
+        most_broken: share of the records that may be left out.
+        start_from: a checkpoint to go on from, instead of random weights.
+        lora_rank: 0 trains the language model itself; otherwise low-rank updates of it, merged at the end.
+        workers: processes that draw scenes.
+        device: "cpu" or "cuda".
+        bf16: compute in bfloat16 where that is safe; weights stay float32.
+        log_every: steps between lines of the log.
+        save_every: steps between saved states.
+        validate_every: steps between validations, after which the best weights so far are kept; 0: never.
+        minutes: stop each call after so many, to go on later; 0 never does.
+    """
+
+    seed: int = 0
+    steps: tuple[int, int] = (6000, 14000)
+    scenes: int = 4
+    surroundings: float = 0.34
+    rates: tuple[Rates, Rates] = FROM_NOTHING
+    weight_decay: float = 0.05
+    sizes: Sizes = field(default_factory=Sizes)
+    data: tuple[Path, ...] = ()
+    media: Path | None = None
+    questions: int = 16
+    most_broken: float = 0.05
+    start_from: Path | None = None
+    lora_rank: int = 0
+    workers: int = 2
+    device: str = "cpu"
+    bf16: bool = False
+    log_every: int = 20
+    save_every: int = 500
+    validate_every: int = 500
+    minutes: float = 0.0

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batches of a user's records: pictures are read when their turn comes, broken ones told and left out."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from pixelrefer_ros.errors import BadQuestion, EmptyRegion, ImageError, InputFileError
+from pixelrefer_ros.model import ChatTokenizer, PixelReferConfig
+from pixelrefer_ros.training.checkpoints import tokenizer_of
+from pixelrefer_ros.training.coco_masks import mask_of
+from pixelrefer_ros.training.data import Batch, Turn, View, make_batch, prompt_row
+from pixelrefer_ros.training.record_media import read_pictures
+from pixelrefer_ros.training.records import RecordTurn
+
+SKIPPED = "skipped.jsonl"
+"""In the folder of the log: a line per question that was left out while training."""
+
+_HELD_BACK = (0.05, 64)  # of the questions, and at most
+_FEWEST = 40  # questions; with fewer none is held back
+
+_log = logging.getLogger(__name__)
+
+
+class RecordBatches(Dataset[Batch]):
+    """Batches by number; batch k is the same on any run. Every question comes once per pass over the data.
+
+    Args:
+        turns: to draw from.
+        folder: of the checkpoint, for its tokenizer.
+        config: of the model.
+        seed: of the order.
+        questions: per batch.
+        log: folder for `SKIPPED`.
+        limit: questions that may fail when their pictures are read.
+    """
+
+    def __init__(
+        self,
+        turns: Sequence[RecordTurn],
+        folder: Path,
+        config: PixelReferConfig,
+        *,
+        seed: int,
+        questions: int,
+        log: Path,
+        limit: int,
+    ) -> None:
+        """See the class."""
+        self._turns, self._folder, self._config = turns, folder, config
+        self._seed, self._questions = seed, questions
+        self._log, self._limit = log / SKIPPED, limit
+        self._broken: set[int] = set()
+
+    @cached_property
+    def _tokenizer(self) -> ChatTokenizer:  # made in the worker: it holds a lock, which cannot travel
+        return tokenizer_of(self._folder)
+
+    def __getitem__(self, number: int) -> Batch:
+        """Reads batch ``number``; what fails is left out, and another question takes its place.
+
+        Raises:
+            InputFileError: too much fails.
+        """
+        rng = np.random.default_rng([self._seed, 7, number])
+        turns: list[Turn] = []
+        chosen = [self._place(number * self._questions + i) for i in range(self._questions)]
+        while len(turns) < self._questions:
+            place = chosen.pop(0) if chosen else int(rng.integers(len(self._turns)))
+            try:
+                turns.append(read_turn(self._turns[place], self._tokenizer, self._config))
+            except (ImageError, EmptyRegion, BadQuestion) as error:
+                self._skip(place, error)
+        return make_batch(turns, self._tokenizer, self._config)
+
+    def _place(self, drawn: int) -> int:
+        epoch, place = divmod(drawn, len(self._turns))
+        return int(self._order(epoch)[place])
+
+    def _order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self._seed, 6, epoch]).permutation(len(self._turns))
+
+    def _skip(self, place: int, error: Exception) -> None:
+        if place not in self._broken:
+            self._broken.add(place)
+            record = self._turns[place].number
+            _log.warning("record %d is left out: %s", record, error)
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+            with self._log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"record": record, "reason": str(error)}) + "\n")
+        if len(self._broken) > self._limit or len(self._broken) == len(self._turns):
+            raise InputFileError(
+                f"{len(self._broken)} of {len(self._turns)} questions cannot be read, the last one because "
+                f"{error}; {self._log} lists them: correct the data, or allow more with --max-broken"
+            ) from error
+
+
+def read_turn(turn: RecordTurn, tokenizer: ChatTokenizer, config: PixelReferConfig) -> Turn:
+    """A question with its pictures and masks.
+
+    Raises:
+        ImageError: a picture or a mask cannot be read, or they are of different sizes.
+        EmptyRegion: a mask has no pixel.
+        BadQuestion: the prompt is longer than the model's context, or frames have no times.
+    """
+    numbers = {number for _, frames in turn.regions for number in frames}
+    pictures, rate = read_pictures(turn.media, numbers if turn.video else {0})
+    rate = turn.rate_hz or rate
+    regions: list[tuple[View, ...]] = []
+    for name, frames in turn.regions:
+        if len(frames) > 1 and rate is None:
+            raise BadQuestion(f"{turn.media} does not say its frames per second: give the record an fps")
+        views = []
+        for number, segmentation in frames.items():
+            rgb = pictures[number if turn.video else 0]
+            mask = mask_of(segmentation, (rgb.shape[0], rgb.shape[1]))
+            if not mask.any():
+                raise EmptyRegion(f"{turn.media}: the mask of object {name} in frame {number} has no pixel")
+            time_s = number / rate if turn.video and rate else None
+            views.append(View((turn.number, number), rgb, (turn.number, name), mask, time_s))
+        regions.append(tuple(views))
+    read = Turn(turn.question, turn.answer, tuple(regions))
+    length = len(prompt_row(read, tokenizer, config)[0])
+    context = int(config.language.max_position_embeddings)
+    if length > context:
+        raise BadQuestion(f"the prompt and its answer have {length} tokens; the model's context is {context}")
+    return read
+
+
+def held_back(turns: Sequence[RecordTurn]) -> tuple[list[RecordTurn], list[RecordTurn]]:
+    """Splits questions into those to train on and a few to watch the training, by whole records."""
+    records = sorted({turn.number for turn in turns})
+    share, most = _HELD_BACK
+    count = min(int(share * len(records)), most) if len(records) >= _FEWEST else 0
+    chosen = {records[round((i + 0.5) * len(records) / count)] for i in range(count)}
+    return [t for t in turns if t.number not in chosen], [t for t in turns if t.number in chosen]
