@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Sam2VideoModel
 
@@ -121,8 +122,10 @@ class MaskDecoder(nn.Module):
             attention_similarity=None,
         )
         tokens, grid = tokens[:, 0], grid[:, 0].transpose(1, 2).unflatten(2, (height, width))
-        fine = decoder.activation(decoder.upscale_layer_norm(decoder.upscale_conv1(grid) + skip1))
-        fine = decoder.activation(decoder.upscale_conv2(fine) + skip0)
+        fine = decoder.activation(
+            decoder.upscale_layer_norm(enlarge_twice(grid, decoder.upscale_conv1) + skip1)
+        )
+        fine = decoder.activation(enlarge_twice(fine, decoder.upscale_conv2) + skip0)
         of_masks = tokens[:, 2 : 2 + decoder.num_mask_tokens]
         weights = torch.stack(
             [mlp(of_masks[:, i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=1
@@ -142,3 +145,14 @@ class MaskDecoder(nn.Module):
         stability = torch.where(outer > 0, inner / outer, 1.0)
         stable = stability >= self.mask_decoder.dynamic_multimask_stability_thresh
         return torch.where(stable, torch.zeros_like(best), best)
+
+
+def enlarge_twice(x: Tensor, layer: nn.ConvTranspose2d) -> Tensor:
+    """A transposed convolution with kernel and stride 2, (N, C, h, w) to (N, O, 2h, 2w).
+
+    Its outputs do not overlap, so that it is a convolution of each pixel to four. TensorRT cannot build
+    the transposed one in bfloat16 for a batch whose size changes.
+    """
+    weight, bias = layer.weight, layer.bias
+    to_four = weight.permute(1, 2, 3, 0).flatten(0, 2)[..., None, None]
+    return F.pixel_shuffle(F.conv2d(x, to_four, None if bias is None else bias.repeat_interleave(4)), 2)
