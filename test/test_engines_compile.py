@@ -6,12 +6,12 @@ Whether they compute the right numbers is not asked here: ONNX Runtime runs the 
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 
 import engine_graphs
 import onnx
 import pytest
+from exported_models import exported_tiny
 from pixelrefer_ros.engines import BuildOptions, BuiltEngine, build_engine, unsupported
 from pixelrefer_ros.engines.profiles.profile import BOUNDED
 
@@ -23,7 +23,6 @@ trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT RTX has wheels for x8
 TARGETS = [(8, 6), (8, 9), (12, 0)]
 SMALL = {"batch": Profile(1, 1, 2), "sequence": Profile(1, 8, 16), "rows": Profile(1, 2, 4)}
 HALVES = ("fp16", "bf16")
-NOT_YET = {"bf16": ("mask_decoder",)}
 # These must run on fused attention. Others need not: TensorRT has none for some widths of heads.
 FUSED = ("decoder", "vision")
 
@@ -37,14 +36,12 @@ def build(folder: Path, manifest: Manifest, name: str, *, fused: bool = False) -
 
 
 @pytest.fixture(scope="module")
-def language(tiny_model_folder, tmp_path_factory):
+def language(tmp_path_factory):
     """PixelRefer-Lite, small, exported in both halves."""
-    from pixelrefer_ros.offline.export import export_model
-
-    folder = tmp_path_factory.mktemp("language")
-    export_model(tiny_model_folder, folder / "fp16", precision="fp16", context_length=256, patch_budget=1024)
-    engine_graphs.as_bf16(folder / "fp16", folder / "bf16")
-    return folder
+    folders = tmp_path_factory.mktemp("language")
+    (folders / "fp16").symlink_to(exported_tiny(tmp_path_factory, precision="fp16")[1])
+    engine_graphs.as_bf16(folders / "fp16", folders / "bf16")
+    return folders
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +49,10 @@ def tracker(tiny_sam2_folder, tmp_path_factory):
     """SAM 2, small, exported in both halves."""
     from pixelrefer_ros.export import export_tracker
 
-    folder = tmp_path_factory.mktemp("tracker")
-    export_tracker(tiny_sam2_folder, folder / "fp16", precision="fp16", max_objects=4)
-    engine_graphs.as_bf16(folder / "fp16", folder / "bf16")
-    return folder
+    folders = tmp_path_factory.mktemp("tracker")
+    export_tracker(tiny_sam2_folder, folders / "fp16", precision="fp16", image_size=64, max_objects=4)
+    engine_graphs.as_bf16(folders / "fp16", folders / "bf16")
+    return folders
 
 
 @pytest.mark.parametrize("precision", ["fp32", *HALVES])
@@ -125,21 +122,11 @@ def test_every_graph_of_the_language_model_builds(language, precision):
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("precision", HALVES)
 def test_every_graph_of_the_tracker_builds(tracker, precision):
-    built = build_all(tracker / precision, but=NOT_YET.get(precision, ()))
+    built = build_all(tracker / precision)
     assert {name for name, engine in built.items() if engine.layers["ATTENTION_OUTPUT"]} >= {
         "image_encoder",
         "memory_attention",
     }
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.xfail(
-    strict=True, raises=BackendError, reason="TensorRT RTX 1.7 has no transposed convolution in bf16"
-)
-def test_the_mask_decoder_builds_in_bf16(tracker):
-    folder = tracker / "bf16"
-    build(folder, read_manifest(folder), "mask_decoder")
 
 
 @pytest.mark.slow
@@ -158,13 +145,12 @@ def test_the_bounds_of_profiles_name_graphs_and_symbols_that_are_exported(langua
     assert unknown == set()
 
 
-def build_all(folder: Path, but: Collection[str] = ()) -> dict[str, BuiltEngine]:
-    """Every other graph: its operators are on the list, and it builds for every target, nothing dropped."""
+def build_all(folder: Path) -> dict[str, BuiltEngine]:
+    """Every graph: its operators are on the list, and it builds for every target, nothing dropped."""
     manifest = read_manifest(folder)
     built = {}
     for name, graph in manifest.graphs.items():
         model = onnx.load(folder / graph.file, load_external_data=False)
         assert unsupported(model, manifest.opset) == [], name
-        if name not in but:
-            built[name] = build(folder, manifest, name, fused=name in FUSED)
+        built[name] = build(folder, manifest, name, fused=name in FUSED)
     return built

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PixelRefer-Lite on TensorRT engines answers as on ONNX Runtime; ``tensorrt`` is the fake that computes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from exported_models import exported_tiny
+from fake_tensorrt import FakeTensorRT, HostStream
+from pixelrefer_ros.engines import Asked, build_engines
+
+from pixelrefer_ros.model.compiled import open_network
+from pixelrefer_ros.model.crops import global_image
+from pixelrefer_ros.runtime import GREEDY, Finish, OnnxRuntimeBackend, StreamingDetokeniser, decode
+from pixelrefer_ros.runtime.tensorrt_backend import TensorRtBackend
+from pixelrefer_ros.runtime.tensorrt_plans import Gpu
+
+torch.set_num_threads(1)
+pytestmark = pytest.mark.timeout(600)  # exports, on a busy machine
+GPU = Gpu("NVIDIA GeForce RTX 4090", (8, 9), 24.0)
+PROFILE = """
+gpu_names: ["*"]
+compute_capabilities: ["8.9"]
+min_memory_gb: 0
+precisions: [fp32]
+patch_budget: 1024
+objects: 2
+context_length: 1024
+workspace_mb: 32
+"""
+
+
+def answer(network, prompt, count=12):
+    """Token ids of a greedy answer, and why it ended."""
+    events = decode(
+        network.decoder(),
+        prompt,
+        detokeniser=StreamingDetokeniser(lambda _: b""),
+        sampling=GREEDY,
+        stop_ids=frozenset(),
+        max_new_tokens=count,
+        cancelled=lambda: False,
+    )
+    tokens = list(events)
+    return [token.token_id for token in tokens], tokens[-1].finish
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    """The same export on TensorRT (the fake) and on ONNX Runtime."""
+    _, folder = exported_tiny(tmp_path_factory)
+    own = tmp_path_factory.mktemp("engines")
+    (own / "any.yaml").write_text(PROFILE)
+    trt = FakeTensorRT()
+    build_engines(folder, trt, GPU, Asked(str(own / "any.yaml"), own), say=lambda _: None)
+    backend = TensorRtBackend(own, trt=trt, gpu=GPU, stream=HostStream(trt))
+    cpu = torch.device("cpu")
+    return trt, open_network(folder, backend, cpu), open_network(folder, OnnxRuntimeBackend(threads=1), cpu)
+
+
+def test_pictures_and_answers_are_those_of_onnx_runtime(networks):
+    trt, mine, theirs = networks
+    rgb = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    found, expected = (network.encode_global(global_image(rgb)) for network in (mine, theirs))
+    assert torch.equal(found.features, expected.features)
+
+    prompt = theirs.prompt_embeddings(list(range(3, 40)), [])
+    trt.calls.clear()
+    found = answer(mine, prompt)
+    # Eleven steps on the same caches: two as they are, the second recorded, the others replayed.
+    # (The embedding of each token is a graph of its own and is not recorded.)
+    assert [call[0] for call in trt.calls].count("replay") == 9
+    assert found == answer(theirs, prompt)
+    assert found[1] is Finish.LENGTH and len(set(found[0])) > 1
+
+
+def test_a_second_answer_on_the_same_caches_needs_no_recording(networks):
+    trt, mine, theirs = networks
+    prompt = theirs.prompt_embeddings(list(range(3, 40)), [])
+    answer(mine, prompt)
+    trt.calls.clear()
+    longer = theirs.prompt_embeddings([*range(3, 40), 7, 8, 9], [])
+    assert answer(mine, longer) == answer(theirs, longer)
+    assert "capture" not in [call[0] for call in trt.calls]
+
+
+def test_caches_have_the_capacity_of_the_engine(networks):
+    _, mine, _ = networks
+    graph = mine.language._decoder.graph
+    assert {graph.input(name).shape[2] for name, _ in graph.in_place} == {1024}
