@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The language side under torch eager, torch.compile and ONNX Runtime (float32, int4): ratios, in one run.
+
+A random model of middle size: vision 12 layers x 384, language 8 layers x 512, vocabulary 32k. The backends
+take turns, so that whatever else the machine does meets all of them. Printed are medians over the turns, and
+ratios are medians of the ratios within a turn::
+
+    python bench/backends.py --out bench/results/backends.json --page docs/benchmarks.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import onnxruntime  # noqa: E402
+import torch  # noqa: E402
+from pixelrefer_ros.export import export_language  # noqa: E402
+from transformers import (  # noqa: E402
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    StaticCache,
+    VideoLlama3VisionConfig,
+    VideoLlama3VisionModel,
+)
+
+from pixelrefer_ros.model import (  # noqa: E402
+    ObjectEncoder,
+    PixelReferConfig,
+    PixelReferNetwork,
+    RegionNetwork,
+    open_network,
+)
+from pixelrefer_ros.model.config import MODEL_TYPE  # noqa: E402
+from pixelrefer_ros.runtime import OnnxRuntimeBackend  # noqa: E402
+
+CONTEXT, MASK_NUM, REGION = 256, 32, 7
+LANGUAGE = {
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "vocab_size": 32000,
+    "max_position_embeddings": CONTEXT,
+    "tie_word_embeddings": False,
+}
+VISION = {
+    "hidden_size": 384,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 6,
+    "patch_size": 14,
+}
+QUESTION = [*range(100, 110), *[REGION] * MASK_NUM, *range(110, 122)]
+"""A prompt with one object."""
+STAGES = {
+    "object tokens": "ms: one object of a 640x480 frame, the frame's global features given",
+    "first token": f"ms: {len(QUESTION)} positions, the object's tokens given",
+    "decoding": "tokens/s",
+}
+MARKS = ("<!-- backends: begin -->", "<!-- backends: end -->")
+
+
+def random_network() -> PixelReferNetwork:
+    """The networks, with the weights their classes start from."""
+    torch.manual_seed(0)
+    config = PixelReferConfig(Qwen2Config(**LANGUAGE), VideoLlama3VisionConfig(**VISION), MASK_NUM, REGION)
+    network = PixelReferNetwork(
+        config,
+        VideoLlama3VisionModel(config.vision),
+        ObjectEncoder(config.vision.hidden_size, config.language.hidden_size, MASK_NUM),
+        Qwen2ForCausalLM(config.language),
+    )
+    for module in (network.vision, network.object_encoder, network.language):
+        module.eval().requires_grad_(False)
+    return network
+
+
+class CompiledTorch(PixelReferNetwork):
+    """The same networks through ``torch.compile``: the vision encoder, and the decoder on a static cache."""
+
+    def __init__(self, network: PixelReferNetwork) -> None:
+        """Shares the weights of `network`."""
+        super().__init__(
+            network.config, torch.compile(network.vision), network.object_encoder, network.language
+        )
+
+    def decoder(self) -> Any:
+        """A `pixelrefer_ros.runtime.Decoder`."""
+        return CompiledTorchDecoder(self.language)
+
+
+class CompiledTorchDecoder:
+    """Prefill in eager mode, then compiled steps."""
+
+    def __init__(self, language: Qwen2ForCausalLM) -> None:
+        """Compiles at the first step."""
+        self.language, self.context_length = language, CONTEXT
+        self.compiled = torch.compile(language, dynamic=False)
+
+    @torch.inference_mode()
+    def prefill(self, embeddings: torch.Tensor) -> Any:
+        """See `pixelrefer_ros.runtime.Decoder`."""
+        cache = StaticCache(config=self.language.config, max_cache_len=CONTEXT)
+        output = self.language(inputs_embeds=embeddings[None], past_key_values=cache, logits_to_keep=1)
+        return (cache, embeddings.shape[0]), output.logits[0, -1].numpy()
+
+    @torch.inference_mode()
+    def step(self, state: Any, token_id: int) -> Any:
+        """See `pixelrefer_ros.runtime.Decoder`."""
+        cache, length = state
+        output = self.compiled(
+            input_ids=torch.tensor([[token_id]]),
+            position_ids=torch.tensor([[length]]),
+            past_key_values=cache,
+        )
+        return (cache, length + 1), output.logits[0, -1].numpy()
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """How long it takes, s."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def turn(network: RegionNetwork, decoder: Any, tokens: int) -> dict[str, float]:
+    """One measurement of every stage, in the units of `STAGES`."""
+    frame = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    mask = np.zeros((480, 640), dtype=bool)
+    mask[140:260, 200:330] = True
+    whole = network.encode_global(frame)
+    objects = seconds(lambda: network.encode_objects(frame, [mask], whole))
+    shown = torch.randn(MASK_NUM, LANGUAGE["hidden_size"])  # other ones each time: no prefix is used again
+    start = time.perf_counter()
+    cache, logits = decoder.prefill(network.prompt_embeddings(QUESTION, [shown]))
+    first = time.perf_counter() - start
+    start = time.perf_counter()
+    for _ in range(tokens):
+        cache, logits = decoder.step(cache, int(logits.argmax()))
+    return {
+        "object tokens": objects * 1e3,
+        "first token": first * 1e3,
+        "decoding": tokens / (time.perf_counter() - start),
+    }
+
+
+def measure(turns: int, tokens: int, threads: int, compile_torch: bool) -> dict[str, Any]:
+    """Medians of every backend and their ratios to torch eager."""
+    torch.set_num_threads(threads)
+    eager = random_network()
+    networks: dict[str, RegionNetwork] = {"torch eager": eager}
+    if compile_torch:
+        networks["torch.compile"] = CompiledTorch(eager)
+    with tempfile.TemporaryDirectory(prefix="pixelrefer-") as folder:
+        source = Path(folder) / "source"
+        source.mkdir()
+        fields = {"model_type": MODEL_TYPE, "mask_num": MASK_NUM, **LANGUAGE}
+        (source / "config.json").write_text(json.dumps(fields), encoding="utf-8")
+        for precision in ("fp32", "int4"):
+            out = Path(folder) / precision
+            export_language(
+                eager, source, out, name="bench", content_hash="", precision=precision, context_length=CONTEXT
+            )
+            backend = OnnxRuntimeBackend(threads=threads)
+            networks[f"onnxruntime {precision}"] = open_network(out, backend, torch.device("cpu"))
+    decoders = {name: network.decoder() for name, network in networks.items()}
+    for name, network in networks.items():  # compiles, and fills caches
+        turn(network, decoders[name], 4)
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in networks}
+    for _ in range(turns):
+        for name, network in networks.items():
+            found[name].append(turn(network, decoders[name], tokens))
+    return {
+        name: summary(runs, found["torch eager"], found.get("onnxruntime fp32", []))
+        for name, runs in found.items()
+    }
+
+
+def summary(
+    runs: list[dict[str, float]], eager: list[dict[str, float]], fp32: list[dict[str, float]]
+) -> dict[str, Any]:
+    """Medians, and how many times as fast as torch eager (and decoding as ONNX Runtime in float32)."""
+
+    def ratio(stage: str, others: list[dict[str, float]]) -> float:
+        faster = 1 if stage == "decoding" else -1
+        return statistics.median(
+            (run[stage] / other[stage]) ** faster for run, other in zip(runs, others, strict=True)
+        )
+
+    return {
+        "median": {stage: round(statistics.median(run[stage] for run in runs), 1) for stage in STAGES},
+        "times torch eager": {stage: round(ratio(stage, eager), 2) for stage in STAGES},
+        "decoding, times onnxruntime fp32": round(ratio("decoding", fp32), 2),
+    }
+
+
+def page(result: dict[str, Any]) -> str:
+    """The section of the page of benchmarks."""
+    lines = [
+        MARKS[0],
+        "## Backends of the language side",
+        "",
+        "A random model: vision 12 layers x 384, language 8 layers x 512, vocabulary 32k, float32 unless "
+        "it says otherwise. The backends take turns in one run; in brackets, how many times as fast as torch eager.",
+        "",
+        "| backend | object tokens, ms | first token, ms | decoding, tokens/s |",
+        "|---|---|---|---|",
+    ]
+    for name, numbers in result["backends"].items():
+        cells = [
+            f"{numbers['median'][stage]:g} ({numbers['times torch eager'][stage]:g}x)" for stage in STAGES
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    backends = result["backends"]
+    decode, objects = (
+        backends["onnxruntime fp32"]["times torch eager"][stage] for stage in ("decoding", "object tokens")
+    )
+    lines += [
+        "",
+        f"Goals: onnxruntime decodes at least 2 x torch eager ({decode:g}), int4 at least 1.5 x "
+        f"that ({backends['onnxruntime int4']['decoding, times onnxruntime fp32']:g}); object tokens at least 1.3 x "
+        f"torch eager ({objects:g}).",
+        "",
+        f"`{result['command']}` at commit {result['commit']}; {result['machine']}; {result['versions']}.",
+        MARKS[1],
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def write_section(path: Path, section: str) -> None:
+    """Puts the section between its marks; at the end of a page that lacks them."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else "# Benchmarks\n"
+    pattern = re.compile(re.escape(MARKS[0]) + ".*?" + re.escape(MARKS[1]) + "\n?", re.DOTALL)
+    if pattern.search(text):
+        text = pattern.sub(lambda match: section, text)
+    else:
+        text = text.rstrip() + "\n\n" + section
+    path.write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--tokens", type=int, default=40)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--no-compile", action="store_true", help="leave torch.compile out (it takes minutes)"
+    )
+    parser.add_argument("--out", type=Path, help="JSON")
+    parser.add_argument("--page", type=Path, help="Markdown page whose section is replaced")
+    args = parser.parse_args()
+    before = os.getloadavg()[0]
+    backends = measure(args.turns, args.tokens, args.threads, not args.no_compile)
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    result = {
+        "command": f"python bench/backends.py --turns {args.turns} --tokens {args.tokens} "
+        f"--threads {args.threads}",
+        "commit": commit.stdout.strip(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, others used it too: load {before:.1f} at the "
+        f"start and {os.getloadavg()[0]:.1f} at the end",
+        "versions": f"Python {platform.python_version()}, torch {torch.__version__}, "
+        f"onnxruntime {onnxruntime.__version__}",
+        "units": STAGES,
+        "backends": backends,
+    }
+    text = json.dumps(result, indent=2)
+    print(text)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(text + "\n", encoding="utf-8")
+    if args.page:
+        write_section(args.page, page(result))
+
+
+if __name__ == "__main__":
+    main()
