@@ -153,25 +153,25 @@ class Follower:
         return masks[:, 0].float(), score[:, 0, 0].float(), token
 
     def _conditioned(self, seen: _Seen, steps: list[_Step], gap: Tensor) -> Tensor:
-        """Features conditioned on what was remembered, in the slots that the tracker uses."""
+        """Features conditioned on what was remembered, in the slots that the tracker uses.
+
+        The tracker's graphs have all slots and mask the empty ones; early in a clip most are, and to leave
+        them out is the same for less work.
+        """
         first, later = steps[0], steps[1:]
-        memory, memory_valid = self._slotted(first.memory, [s.memory for s in later], self._slots)
-        pointers, pointer_valid = self._slotted(
-            first.pointer, [s.pointer for s in later], self._pointer_slots
-        )
-        distance = torch.arange(self._pointer_slots, 0, -1, dtype=torch.float32, device=gap.device)
+        slots, pointer_slots = self._slots, self._pointer_slots
+        newest = later[-(slots - 1) :]
+        memory = torch.stack([first.memory, *(step.memory for step in newest)], dim=1)
+        used = torch.tensor([0, *range(slots - len(newest), slots)], device=gap.device)
+        position = {"slot_position": self._attention.slot_position[used]}
+        recent = later[-(pointer_slots - 1) :]
+        pointers = torch.stack([first.pointer, *(step.pointer for step in recent)], dim=1)
+        distance = torch.arange(len(recent) + 1, 0, -1, dtype=torch.float32, device=gap.device)
         distance = distance.repeat(len(gap), 1)
         distance[:, 0] = gap + len(later)
-        return self._attention(seen.coarse, memory, memory_valid, pointers, distance, pointer_valid)
-
-    def _slotted(self, first: Tensor, later: list[Tensor], slots: int) -> tuple[Tensor, Tensor]:
-        """(N, slots, ...) with the prompt's in slot 0 and the newest last; and which are used, (N, slots)."""
-        newest = later[-(slots - 1) :]
-        empty = [torch.zeros_like(first)] * (slots - 1 - len(newest))
-        stacked = torch.stack([first, *empty, *newest], dim=1)
-        valid = torch.ones(len(first), slots, dtype=torch.bool, device=first.device)
-        valid[:, 1 : 1 + len(empty)] = False
-        return stacked, valid
+        arguments = (seen.coarse, memory, None, pointers, distance, None)
+        conditioned: Tensor = torch.func.functional_call(self._attention, position, arguments)
+        return conditioned
 
     def _remember(
         self,

@@ -101,8 +101,12 @@ def scene_examples(
     """
     sight = Sight(Renderer(cast_scene(seed, settings)))
     rng = np.random.default_rng([seed, 2])
+    pictures: dict[int, Frame] = {}
     for kind, draft in _drafts(rng, sight, count, kinds, moments):
-        yield _drawn(sight, kind, draft)
+        for index in draft.views:  # many questions look at one frame: it is drawn once
+            if index not in pictures:
+                pictures[index] = sight.renderer.frame(index)
+        yield _drawn(sight, kind, draft, pictures)
 
 
 def scene_texts(seed: int, count: int, *, settings: SceneSettings | None = None) -> Iterator[tuple[str, str]]:
@@ -180,7 +184,7 @@ def _views(
     return (index,) if sight.recognizable(number, index) else None
 
 
-def _drawn(sight: Sight, kind: str, draft: Draft) -> Example:
+def _drawn(sight: Sight, kind: str, draft: Draft, pictures: dict[int, Frame]) -> Example:
     renderer, scene = sight.renderer, sight.scene
     start = scene.time_s(draft.views[0])
     single = len(draft.views) == 1
@@ -190,7 +194,7 @@ def _drawn(sight: Sight, kind: str, draft: Draft) -> Example:
         kind=kind,
         facts=draft.facts,
         known=draft.known,
-        frames=tuple(renderer.frame(index) for index in draft.views),
+        frames=tuple(pictures[index] for index in draft.views),
         masks=tuple(
             tuple(renderer.layers(index).visible[number].copy() for index in draft.views)
             for number in draft.objects
