@@ -218,7 +218,8 @@ def page(result: dict[str, Any]) -> str:
         "## Backends of the language side",
         "",
         "A random model: vision 12 layers x 384, language 8 layers x 512, vocabulary 32k, float32 unless "
-        "it says otherwise. The backends take turns in one run; in brackets, how many times as fast as torch eager.",
+        "it says otherwise. The backends take turns in one run; in brackets, how many times as fast as "
+        "torch eager.",
         "",
         "| backend | object tokens, ms | first token, ms | decoding, tokens/s |",
         "|---|---|---|---|",
@@ -232,10 +233,11 @@ def page(result: dict[str, Any]) -> str:
     decode, objects = (
         backends["onnxruntime fp32"]["times torch eager"][stage] for stage in ("decoding", "object tokens")
     )
+    quantised = backends["onnxruntime int4"]["decoding, times onnxruntime fp32"]
     lines += [
         "",
         f"Goals: onnxruntime decodes at least 2 x torch eager ({decode:g}), int4 at least 1.5 x "
-        f"that ({backends['onnxruntime int4']['decoding, times onnxruntime fp32']:g}); object tokens at least 1.3 x "
+        f"that ({quantised:g}); object tokens at least 1.3 x "
         f"torch eager ({objects:g}).",
         "",
         f"`{result['command']}` at commit {result['commit']}; {result['machine']}; {result['versions']}.",
@@ -278,8 +280,8 @@ def main() -> None:
         "command": f"python bench/backends.py --turns {args.turns} --tokens {args.tokens} "
         f"--threads {args.threads}",
         "commit": commit.stdout.strip(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, others used it too: load {before:.1f} at the "
-        f"start and {os.getloadavg()[0]:.1f} at the end",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, others used it too: load {before:.1f} at "
+        f"the start and {os.getloadavg()[0]:.1f} at the end",
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}, "
         f"onnxruntime {onnxruntime.__version__}",
         "units": STAGES,

@@ -96,6 +96,7 @@ def export_graph(plan: GraphPlan, folder: Path, *, opset: int) -> Graph:
     if plan.rewrite is not None:
         plan.rewrite(model)
     _name_sizes(model, plan)
+    _forget_origin(model)
     file = f"{plan.name}.onnx"
     data = _save(model, folder, file)
     return Graph(
@@ -133,6 +134,21 @@ def _name_sizes(model: onnx_ir.Model, plan: GraphPlan) -> None:
                 size if isinstance(size, int) else spelled.sub(lambda match: symbols[match[0]], str(size))
                 for size in value.shape
             )
+
+
+def _forget_origin(model: onnx_ir.Model) -> None:
+    """Removes torch's notes on where each node comes from: they name the files of this machine."""
+    values = [*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()]
+    for node in model.graph:
+        values += node.outputs
+        node.doc_string = None
+        node.metadata_props.clear()
+    for value in values:
+        value.metadata_props.clear()
+        value.doc_string = None
+    model.graph.metadata_props.clear()
+    model.graph.doc_string = model.doc_string = None
+    model.metadata_props.clear()
 
 
 def _spec(value: onnx_ir.Value) -> TensorSpec:

@@ -32,6 +32,7 @@ CONTEXT_LENGTH = 4096
 """Positions an exported decoder has by default, if the model has as many: about 100 looks at an object."""
 CONTEXT_PATCHES, GLOBAL_PATCHES = (CONTEXT_SIDE // PATCH) ** 2, (GLOBAL_SIDE // PATCH) ** 2
 MAX_OBJECTS, MAX_FRAMES, MAX_BATCH = 16, 16, 8
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def plan_graphs(
@@ -148,12 +149,13 @@ def export_language(
     """Exports a model to a folder that runs alone.
 
     Args:
-        network: the networks on the CPU, in the dtype of `export_dtype(precision)`.
+        network: the networks on the CPU, in the dtype of `export_dtype`.
         source: the checkpoint's folder; its config and tokenizer are copied.
         out: the folder to write; made if it does not exist.
         name: of the model, for the manifest.
         content_hash: of the checkpoint.
-        precision: one of `PRECISIONS`; int8 and int4 are of the decoder's weights, the rest is float32.
+        precision: one of `PRECISIONS`; int8 and int4 are of the decoder's weights, the rest is in the
+            networks' dtype.
         opset: 24, or 20 for TensorRT before 10.15 and older ONNX Runtimes.
         context_length: positions of prompt and answer together, at most; the model's own bounds it too.
         patch_budget: patches in one call of the vision encoder, at most; 0 takes the model's.
@@ -195,9 +197,22 @@ def export_language(
     return manifest
 
 
-def export_dtype(precision: str) -> torch.dtype:
-    """What a model must be loaded in to be exported in a precision."""
-    return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
+def export_dtype(precision: str, activations: str = "fp32") -> torch.dtype:
+    """What a model must be loaded in to be exported.
+
+    Args:
+        precision: one of `PRECISIONS`.
+        activations: fp32, fp16 or bf16: what a decoder with int8 or int4 weights, and the graphs beside it,
+            compute in. A CPU wants fp32, a GPU one of the others.
+
+    Raises:
+        ParameterError: an unknown value, or activations other than the precision.
+    """
+    if activations not in _DTYPES:
+        raise ParameterError(f"activations is {activations!r}; use one of {', '.join(_DTYPES)}")
+    if precision not in QUANTISED and activations not in ("fp32", precision):
+        raise ParameterError(f"activations are {activations}, but precision is {precision}: leave one out")
+    return _DTYPES[activations if precision in QUANTISED else precision]
 
 
 def check_choices(precision: str, opset: int) -> None:

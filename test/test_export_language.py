@@ -252,6 +252,7 @@ def test_manifest_says_what_lies_in_the_folder(pair: Pair) -> None:
         assert named == set(graph.profiles) == set(symbols[name])
         model = onnx.load(pair.folder / graph.file)
         onnx.checker.check_model(model)
+        assert str(Path(__file__).parent.parent).encode() not in (pair.folder / graph.file).read_bytes()
         assert [(one.domain, one.version) for one in model.opset_import] == [("", manifest.opset)]
         for specs, values in ((graph.inputs, model.graph.input), (graph.outputs, model.graph.output)):
             shapes = [
@@ -288,6 +289,19 @@ def test_fixed_context_has_caches_of_one_size(pair: Pair, tmp_path: Path) -> Non
     decoder = GraphDecoder(session, pair.compiled.embed, context_length=40, device=CPU)
     prompt = torch.randn(30, 128)
     np.testing.assert_allclose(decoder.prefill(prompt)[1], pair.torch.logits(prompt)[-1], rtol=0, atol=1e-4)
+
+
+def test_large_weights_lie_in_a_file_of_their_own(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pixelrefer_ros.export.graph.LARGEST_FILE", 1000)
+    _, _, plan, _ = plan_graphs(pair.torch, opset=pair.manifest.opset, context_length=40, patch_budget=600)
+    graph = export_graph(plan, tmp_path, opset=pair.manifest.opset)
+    assert [data.file for data in graph.data] == ["embed.onnx.data"]
+    assert (tmp_path / "embed.onnx").stat().st_size < 4000
+    session = OnnxRuntimeBackend(threads=1).open(tmp_path, graph)
+    feeds = {"ids": torch.tensor([3, 4]), "objects": torch.zeros(1, 128)}
+    assert torch.equal(session.run(feeds)["embeddings"], pair.torch.prompt_embeddings([3, 4], []))
 
 
 @pytest.mark.parametrize(

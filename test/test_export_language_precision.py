@@ -14,9 +14,10 @@ from exported_models import exported_tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from pixelrefer_ros.export import export_graph
-from pixelrefer_ros.export.language import plan_graphs
+from pixelrefer_ros.export.language import export_dtype, plan_graphs
 from pixelrefer_ros.export.quantise import BLOCK, quantise
 
+from pixelrefer_ros.errors import ParameterError
 from pixelrefer_ros.model import PixelReferNetwork, load_network
 from pixelrefer_ros.model.compiled import open_network
 from pixelrefer_ros.runtime import GraphDecoder, Manifest, OnnxRuntimeBackend, read_manifest
@@ -133,6 +134,22 @@ def test_quantised_decoder_stays_near_float32(
     prompt = torch.randn(24, 128)
     found = torch.from_numpy(decoder.logits(prompt))
     assert error(found, reference.logits(prompt)) < TOLERANCE[precision]
+
+
+def test_quantised_weights_may_be_computed_with_in_half_precision(
+    checkpoint: Path, tmp_path: Path, reference: PixelReferNetwork
+) -> None:
+    network = load_network(checkpoint, device=CPU, dtype=export_dtype("int4", "fp16"))
+    *_, plan = plan_graphs(network, opset=24, context_length=64, patch_budget=600, precision="int4")
+    graph = export_graph(plan, tmp_path, opset=24)
+    assert graph.input("past_key_0").dtype == "float16"
+    session = OnnxRuntimeBackend(threads=1).open(tmp_path, graph)
+    feeds = {name: tensor.clone() for name, tensor in plan.inputs.items()}
+    with torch.no_grad():
+        expected = plan.module(*plan.inputs.values())[0]
+    assert error(session.run(feeds)["logits"], expected) < TOLERANCE["int4"]
+    with pytest.raises(ParameterError, match="leave one out"):
+        export_dtype("fp32", "fp16")
 
 
 @given(

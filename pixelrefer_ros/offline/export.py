@@ -24,6 +24,7 @@ def export_model(
     *,
     name: str = "",
     precision: str = "fp32",
+    activations: str = "fp32",
     opset: int = 24,
     context_length: int = 0,
     patch_budget: int = 0,
@@ -37,6 +38,7 @@ def export_model(
         out: the folder to write.
         name: of the model; empty takes the folder's.
         precision: fp32, fp16, bf16, int8 or int4.
+        activations: what the graphs compute in where the weights are int8 or int4: fp32, fp16 or bf16.
         opset: 24 or 20.
         context_length: positions of prompt and answer together, at most; 0 takes the default.
         patch_budget: patches in one call of the vision encoder, at most; 0 takes the model's.
@@ -54,11 +56,12 @@ def export_model(
     )
 
     check_choices(precision, opset)
+    dtype = export_dtype(precision, activations)
     if is_exported(folder):
         raise ParameterError(f"{folder} is an exported folder already: give the checkpoint it came from")
     if out.resolve() == folder.resolve():
         raise ParameterError(f"--out is {out}, the checkpoint itself: give another folder")
-    network = load_network(folder, device=torch.device("cpu"), dtype=export_dtype(precision))
+    network = load_network(folder, device=torch.device("cpu"), dtype=dtype)
     return export_language(
         network,
         folder,
@@ -80,6 +83,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="the folder to write")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the weights (fp32)")
+    parser.add_argument(
+        "--activations",
+        choices=("fp32", "fp16", "bf16"),
+        default="fp32",
+        help="what is computed in where the weights are int8 or int4 (fp32, for a CPU)",
+    )
     parser.add_argument(
         "--opset", type=int, choices=OPSETS, default=24, help="24, or 20 for TensorRT before 10.15"
     )
@@ -110,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
             args.out,
             name=name,
             precision=args.precision,
+            activations=args.activations,
             opset=args.opset,
             context_length=args.context,
             patch_budget=args.patch_budget,

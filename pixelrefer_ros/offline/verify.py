@@ -162,10 +162,10 @@ def verify_folder(folder: Path, backend: str = "auto") -> Report:
 
 
 def _open(folder: Path, backend: str) -> PixelReferNetwork | CompiledNetwork:
-    device = torch.device("cpu")
+    device = torch.device("cuda" if backend == "tensorrt" else "cpu")
     if backend == "torch":
         return load_network(folder, device=device, dtype=torch.float32)
-    return open_network(folder, open_backend(backend, "cpu"), device)
+    return open_network(folder, open_backend(backend, str(device)), device)
 
 
 def verify_case(network: PixelReferNetwork | CompiledNetwork, case: ParityCase) -> list[Comparison]:
@@ -248,7 +248,7 @@ class _Checker:
         expected = self.case.expected.get(stage)
         if expected is None:
             return self._add(stage, None)
-        arrays = [np.asarray(reading.numpy()) for reading in readings if reading is not None]
+        arrays = [np.asarray(reading.float().cpu().numpy()) for reading in readings if reading is not None]
         if not arrays:
             raise InputFileError(
                 f"{self.case.name} gives {stage} but no input_ids: they are needed to compute it"
