@@ -85,22 +85,31 @@ def load_perception(parameters: Parameters) -> Perception:
     from pixelrefer_ros.tracking import StaticTracker, StreamTracker, Tracker
 
     settings = perception_settings(parameters)
+    model = resolve_model(parameters.model)
     language = PixelReferLite.from_pretrained(
-        resolve_model(parameters.model),
+        model,
         device=parameters.device,
         dtype=parameters.precision,
         backend=parameters.backend,
+        engines=_engines(parameters, model),
     )
     tracker: Tracker = StaticTracker()
     if parameters.tracking:
+        tracker_model = resolve_tracker(parameters.tracker_model)
         tracker = StreamTracker.from_pretrained(
-            resolve_tracker(parameters.tracker_model),
+            tracker_model,
             device=parameters.device,
             dtype=parameters.precision,
             max_objects=parameters.max_objects,
             backend=parameters.backend,
+            engines=_engines(parameters, tracker_model),
         )
     return Perception(language, tracker, settings)
+
+
+def _engines(parameters: Parameters, model: Path | str) -> Path | None:
+    """Where the engines of a model lie; None: in its own folder."""
+    return Path(parameters.engine_dir).expanduser() / Path(model).name if parameters.engine_dir else None
 
 
 def _find(name: str, what: str) -> Path | str:

@@ -142,7 +142,8 @@ class Parameters:
     )
     engine_dir: str = _parameter(
         "",
-        "Folder of compiled engines; empty: the package's own cache.",
+        "Where TensorRT engines lie: a folder with one folder per model, of the model folder's name "
+        "(`pixelrefer build-engines MODEL --engines ENGINE_DIR/NAME`). Empty: in the model's own folder.",
         max_length=4096,
         change=Change.UNCONFIGURED,
     )

@@ -21,6 +21,7 @@ from pixelrefer_ros.model.tokenizer import ChatTokenizer
 from pixelrefer_ros.runtime import (
     BACKENDS,
     GREEDY,
+    Backend,
     GeneratedToken,
     Sampling,
     StreamingDetokeniser,
@@ -70,7 +71,13 @@ class PixelReferLite:
 
     @classmethod
     def from_pretrained(
-        cls, path_or_id: str | Path, *, device: str = "cpu", dtype: str = "float32", backend: str = "auto"
+        cls,
+        path_or_id: str | Path,
+        *,
+        device: str = "cpu",
+        dtype: str = "float32",
+        backend: str = "auto",
+        engines: Path | None = None,
     ) -> PixelReferLite:
         """Loads a checkpoint in the released layout, or an exported folder.
 
@@ -80,6 +87,7 @@ class PixelReferLite:
             dtype: "float32", "bfloat16" ("bf16") or "float16" ("fp16"); of the weights and the computation;
                 an exported folder has its own.
             backend: what runs the networks, see `choose_backend`.
+            engines: where an exported folder's TensorRT engines lie; None: in the folder.
 
         Raises:
             CheckpointError: the checkpoint cannot be loaded; the message says what to change.
@@ -89,10 +97,10 @@ class PixelReferLite:
         if backend not in BACKENDS:
             choose_backend(backend)  # says which there are, before anything is fetched
         folder, name = find_checkpoint(path_or_id)
-        chosen, reason = choose_backend(backend, folder, device)
+        chosen, reason = choose_backend(backend, folder, device, engines)
         _log.info("backend %s for %s (%s)", chosen, folder, reason)
         if chosen != "torch":
-            return cls._from_exported(folder, chosen, place)
+            return cls._from_exported(folder, open_backend(chosen, str(place), engines), place)
         with ThreadPoolExecutor(1) as beside:  # hashing reads what loading reads: together they cost one pass
             digest = beside.submit(content_hash, folder)
             network = load_network(folder, device=place, dtype=number)
@@ -101,14 +109,14 @@ class PixelReferLite:
         return cls(name, digest.result(), network, tokenizer)
 
     @classmethod
-    def _from_exported(cls, folder: Path, backend: str, device: torch.device) -> PixelReferLite:
+    def _from_exported(cls, folder: Path, backend: Backend, device: torch.device) -> PixelReferLite:
         """An exported folder; its precision is its own."""
-        network = open_network(folder, open_backend(backend, str(device)), device)
+        network = open_network(folder, backend, device)
         tokenizer = ChatTokenizer(folder)
         _check_region_token(folder, network.config, tokenizer)
         # The manifest holds the hash of every graph.
         model = cls(read_manifest(folder).name, file_hash(folder / MANIFEST), network, tokenizer)
-        model.backend = backend
+        model.backend = backend.name
         return model
 
     @property

@@ -15,7 +15,10 @@ BACKENDS = ("auto", "tensorrt", "onnxruntime", "torch")
 
 
 def choose_backend(
-    name: str = "auto", folder: Path | None = None, device: str | None = None
+    name: str = "auto",
+    folder: Path | None = None,
+    device: str | None = None,
+    engines: Path | None = None,
 ) -> tuple[str, str]:
     """Chooses a backend.
 
@@ -25,6 +28,7 @@ def choose_backend(
         name: one of `BACKENDS`.
         folder: of the model; None for a checkpoint.
         device: where the model shall run; TensorRT runs on a GPU only. None for any.
+        engines: where the folder's TensorRT engines lie; None: in the folder.
 
     Returns:
         The backend and why it was chosen, for the log.
@@ -51,7 +55,7 @@ def choose_backend(
         )
     if name == "onnxruntime":
         return name, "asked for"
-    missing = _why_not_tensorrt(folder, device)
+    missing = _why_not_tensorrt(folder, device, engines)
     if name == "tensorrt":
         if missing:
             raise ParameterError(f"backend 'tensorrt' cannot run {folder}: {missing}")
@@ -61,16 +65,21 @@ def choose_backend(
     return "tensorrt", f"auto: {folder} has engines for this machine"
 
 
-def _why_not_tensorrt(folder: Path, device: str | None) -> str:
+def _why_not_tensorrt(folder: Path, device: str | None, engines: Path | None) -> str:
     if device is not None and not device.startswith("cuda"):
         return f"it runs on a GPU, and device is {device!r}"
     from pixelrefer_ros.runtime.tensorrt_backend import why_not_tensorrt  # most machines never need it
 
-    return why_not_tensorrt(folder)
+    return why_not_tensorrt(folder, engines)
 
 
-def open_backend(name: str, device: str) -> Backend:
+def open_backend(name: str, device: str, engines: Path | None = None) -> Backend:
     """A backend for compiled graphs, by the name that `choose_backend` gave.
+
+    Args:
+        name: "tensorrt" or "onnxruntime".
+        device: "cpu", "cuda" or "cuda:N".
+        engines: as for `choose_backend`.
 
     Raises:
         BackendError: it is not installed.
@@ -79,5 +88,5 @@ def open_backend(name: str, device: str) -> Backend:
     if name == "tensorrt":
         from pixelrefer_ros.runtime.tensorrt_backend import TensorRtBackend
 
-        return TensorRtBackend()
+        return TensorRtBackend(engines)
     return OnnxRuntimeBackend(device)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pixelrefer_ros.errors import CheckpointError, ParameterError
-from pixelrefer_ros.runtime import Backend, Manifest, open_backend, read_manifest, torch_dtype
+from pixelrefer_ros.runtime import Backend, Manifest, read_manifest, torch_dtype
 from pixelrefer_ros.runtime.manifest import MANIFEST
 from pixelrefer_ros.tracking.memory import Recall
 from pixelrefer_ros.tracking.pixels import to_pixels
@@ -128,13 +128,13 @@ class GraphSam2(Sam2Steps):
 
 
 def open_tracker(
-    folder: Path, backend: str, *, device: str, image_size: int | None, max_objects: int
+    folder: Path, backend: Backend, *, device: str, image_size: int | None, max_objects: int
 ) -> GraphSam2:
     """Open an exported tracker; arguments and errors as `StreamTracker.from_pretrained`.
 
     Args:
         folder: with a ``manifest.json``.
-        backend: as `pixelrefer_ros.runtime.choose_backend` gave it.
+        backend: runs its graphs.
         device: where it runs.
         image_size: None, or the one it was exported with.
         max_objects: at most as many as it was exported for.
@@ -143,7 +143,7 @@ def open_tracker(
         place = torch.device(device)
     except RuntimeError as error:
         raise ParameterError(f"device is {device!r} ({error}): give cpu, or a cuda device") from error
-    sam2 = GraphSam2(folder, open_backend(backend, device), device=place)
+    sam2 = GraphSam2(folder, backend, device=place)
     if image_size not in (None, sam2.image_size):
         raise ParameterError(
             f"image_size is {image_size}, but {folder} was exported with {sam2.image_size}: leave it out, "

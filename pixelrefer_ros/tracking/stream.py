@@ -11,7 +11,7 @@ import torch
 from transformers import Sam2VideoModel
 
 from pixelrefer_ros.errors import EmptyRegion, NoSuchObject, Overloaded, ParameterError
-from pixelrefer_ros.runtime import choose_backend
+from pixelrefer_ros.runtime import choose_backend, open_backend
 from pixelrefer_ros.tracking.checkpoint import load_sam2
 from pixelrefer_ros.tracking.frame_order import FrameKey, frame_key
 from pixelrefer_ros.tracking.graphs import open_tracker
@@ -81,6 +81,7 @@ class StreamTracker:
         max_objects: int = 16,
         states: StateRules | None = None,
         backend: str = "auto",
+        engines: Path | None = None,
     ) -> StreamTracker:
         """Load a SAM 2 checkpoint, or open an exported one.
 
@@ -95,6 +96,7 @@ class StreamTracker:
             max_objects: objects at one time.
             states: when an object counts as visible and as lost.
             backend: what computes the model, see `pixelrefer_ros.runtime.choose_backend`.
+            engines: where an exported folder's TensorRT engines lie; None: in the folder.
 
         Raises:
             CheckpointError: the checkpoint cannot be read.
@@ -103,10 +105,11 @@ class StreamTracker:
         """
         path = Path(path_or_id).expanduser()
         folder = path if path.is_dir() else None
-        chosen, reason = choose_backend(backend, folder)
+        chosen, reason = choose_backend(backend, folder, device, engines)
         _log.info("tracker %s runs on %s (%s)", path.name, chosen, reason)
         if folder is not None and chosen != "torch":
-            sam2 = open_tracker(folder, chosen, device=device, image_size=image_size, max_objects=max_objects)
+            opened = open_backend(chosen, device, engines)
+            sam2 = open_tracker(folder, opened, device=device, image_size=image_size, max_objects=max_objects)
             return cls(sam2, max_objects=max_objects, states=states)
         model = load_sam2(path_or_id, device=device, dtype=dtype, image_size=image_size)
         return cls(model, max_objects=max_objects, states=states)
