@@ -40,7 +40,7 @@ class OnnxRuntimeBackend:
 
     Raises:
         BackendError: ONNX Runtime is not installed.
-        ParameterError: it has no provider for the device, or threads is below 0.
+        ParameterError: an unknown device, none it has a provider for, or threads below 0.
     """
 
     name = "onnxruntime"
@@ -48,7 +48,10 @@ class OnnxRuntimeBackend:
     def __init__(self, device: str = "cpu", threads: int = 0) -> None:
         """See the class."""
         runtime = _runtime()
-        self.device = torch.device(device)
+        try:
+            self.device = torch.device(device)
+        except RuntimeError:
+            raise ParameterError(f"device is {device!r}; use 'cpu', 'cuda' or 'cuda:N'") from None
         if threads < 0:
             raise ParameterError(f"threads is {threads}; it must be 0 (as torch) or more")
         self.threads = threads or torch.get_num_threads()
