@@ -23,6 +23,7 @@ from pixelrefer_ros.model import (
     PixelReferNetwork,
     TimedTokens,
     load_network,
+    patchify,
 )
 from pixelrefer_ros.model.compiled import CompiledNetwork, open_network
 from pixelrefer_ros.runtime import GraphDecoder, Manifest, OnnxRuntimeBackend, read_manifest, verify_graph
@@ -69,8 +70,10 @@ def picture(rows: int, columns: int, seed: int = 0) -> np.ndarray:
 
 def test_pictures_in_one_call_are_encoded_as_torch_encodes_each_alone(pair: Pair) -> None:
     pictures = [picture(3, 5), picture(1, 1, 1), picture(7, 2, 2), picture(16, 16, 3)]
-    together = pair.compiled.image_features(pictures)
-    for one, features in zip(pictures, together, strict=True):
+    grids = torch.tensor([(one.shape[0] // 14, one.shape[1] // 14) for one in pictures])
+    patches = torch.cat([patchify(one) for one in pictures])
+    together = pair.compiled.vision.run({"patches": patches, "grids": grids})["features"]
+    for one, features in zip(pictures, together.split(grids.prod(dim=1).tolist()), strict=True):
         torch.testing.assert_close(features, pair.torch.image_features([one])[0], **EXACT)
         torch.testing.assert_close(features, pair.compiled.image_features([one])[0], **EXACT)
 

@@ -65,9 +65,19 @@ class CompiledNetwork(RegionNetwork):
         return self.vision.graph.profiles["P"].max
 
     def encode_patches(self, patches: torch.Tensor, grids: Sequence[tuple[int, int]]) -> torch.Tensor:
-        """Features of pictures; see `RegionNetwork.encode_patches`."""
-        feeds = {"patches": patches.to(self.dtype), "grids": self._whole_numbers(grids)}
-        return self.vision.run(feeds)["features"]
+        """Features of pictures; see `RegionNetwork.encode_patches`.
+
+        A GPU takes them all in one call. On a CPU the attention of each picture to the others, computed only
+        to be masked, costs more than the calls it saves.
+        """
+        patches = patches.to(self.dtype)
+        sizes = [len(patches)] if self.place.type == "cuda" else [rows * columns for rows, columns in grids]
+        calls = [list(grids)] if self.place.type == "cuda" else [[grid] for grid in grids]
+        features = [
+            self.vision.run({"patches": some, "grids": self._whole_numbers(of_some)})["features"]
+            for some, of_some in zip(patches.split(sizes), calls, strict=True)
+        ]
+        return torch.cat(features)
 
     def object_tokens(
         self,
