@@ -68,7 +68,7 @@ class LanguageSettings:
     """
 
     seed: int = 0
-    steps: tuple[int, int] = (6000, 14000)
+    steps: tuple[int, int] = (9000, 4500)
     scenes: int = 4
     surroundings: float = 0.34
     rates: tuple[Rates, Rates] = FROM_NOTHING

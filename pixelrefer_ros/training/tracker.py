@@ -49,12 +49,12 @@ class TrackerSettings:
 
     seed: int = 0
     steps: int = 12000
-    scenes: int = 8
+    scenes: int = 4
     length: int = 5
     long_length: int = 9
     rate: float = 5e-4
     weight_decay: float = 0.05
-    image_size: int = 256
+    image_size: int = 192
     width: int = 128
     own_presence: float = 0.3
     start_from: Path | None = None
