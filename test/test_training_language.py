@@ -12,6 +12,7 @@ import torch
 
 from pixelrefer_ros.errors import ParameterError
 from pixelrefer_ros.model import PixelReferLite, patchify
+from pixelrefer_ros.model.kmeans import aggregate
 from pixelrefer_ros.training import language_loss
 from pixelrefer_ros.training.checkpoints import (
     Sizes,
@@ -34,6 +35,7 @@ from pixelrefer_ros.training.language import (
 )
 from pixelrefer_ros.training.language_loss import answer_loss, prompt_embeddings
 from pixelrefer_ros.training.loop import Loop, Pace, parameter_groups, read_progress
+from pixelrefer_ros.training.region_pass import aggregate_all
 from pixelrefer_ros.training.scoring import ask
 from pixelrefer_ros.training.validation import SCORE, KeptBest, WorldValidation
 from pixelrefer_ros.training.vision_pass import encode_pictures
@@ -153,6 +155,34 @@ def test_pictures_together_are_what_the_encoder_makes_of_each(folder):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
     for one, other in zip(gradients(together), gradients(alone), strict=True):
         assert (one - other).norm() <= 1e-4 * other.norm() + 1e-4
+
+
+@pytest.mark.parametrize("count", [1, 4, 16, 64])
+def test_tokens_of_many_objects_are_those_of_each(count):
+    chance = torch.Generator().manual_seed(count)
+    lengths = [1, 3, count, count + 1, 2 * count + 1, 90]
+    objects = [torch.randn(length, 8, generator=chance).requires_grad_() for length in lengths]
+    objects[-1] = objects[-1][:1].expand(90, -1).detach().requires_grad_()  # all alike: clusters empty
+    padded = torch.stack([torch.nn.functional.pad(own, (0, 0, 0, 130 - len(own))) for own in objects])
+    together = aggregate_all(padded, torch.tensor(lengths), count)
+    alone = torch.stack([aggregate(own, count) for own in objects])
+    torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-5)
+    weights = torch.randn(together.shape, generator=chance)
+    for one, other in zip(
+        torch.autograd.grad((together * weights).sum(), objects),
+        torch.autograd.grad((alone * weights).sum(), objects),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_half_precision_changes_the_loss_little(folder, batches):
+    network = new_network(folder, seed=0)
+    whole = losses(network, batches[0], bf16=False)["loss"]
+    half = losses(network, batches[0], bf16=True)["loss"]
+    half.backward()
+    # bfloat16 has 8 bits: products are right to 0.4 %, and a mean over many answers to less.
+    torch.testing.assert_close(half, whole, rtol=1e-2, atol=0)
 
 
 def test_rows_of_like_length_together_have_the_loss_of_all_in_one(folder, batches, monkeypatch):

@@ -14,6 +14,8 @@ from pixelrefer_ros.model.config import (
     read_config,
 )
 from pixelrefer_ros.model.crops import ObjectCrop, crop_object, global_image
+from pixelrefer_ros.model.kmeans import CONVERGED as KMEANS_CONVERGED
+from pixelrefer_ros.model.kmeans import ITERATIONS as KMEANS_ITERATIONS
 from pixelrefer_ros.model.network import GlobalFeatures, ObjectTokens, PixelReferNetwork
 from pixelrefer_ros.model.object_encoder import ObjectEncoder
 from pixelrefer_ros.model.patches import patchify
@@ -31,6 +33,8 @@ __all__ = [
     "EMBEDDINGS",
     "GREEDY",
     "HEAD",
+    "KMEANS_CONVERGED",
+    "KMEANS_ITERATIONS",
     "MODEL_TYPE",
     "NO_TOKEN",
     "PATCH",

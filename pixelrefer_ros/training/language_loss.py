@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pixelrefer_ros.model import PixelReferNetwork, patch_positions
+from pixelrefer_ros.model import ObjectCrop, PixelReferNetwork, patch_positions
 from pixelrefer_ros.training.data import IGNORED, Batch
+from pixelrefer_ros.training.region_pass import aggregate_all
 from pixelrefer_ros.training.vision_pass import encode_pictures
 from pixelrefer_ros.types import RgbImage
 
@@ -80,22 +81,37 @@ def prompt_embeddings(network: PixelReferNetwork, batch: Batch) -> Tensor:
 
 def view_tokens(network: PixelReferNetwork, batch: Batch) -> Tensor:
     """(V, n, D) object tokens of every view, with gradients."""
-    crops, config = batch.crops, network.config
+    crops = batch.crops
     pictures = [*(crop.image for crop in crops), *(crop.context for crop in crops), *batch.frames]
     features = picture_features(network, pictures, batch.learns)
     count = len(crops)
-    whole = torch.stack(features[2 * count :])[batch.frame_of]
-    tokens: Tensor = network.object_encoder(
-        features[:count],
-        [
-            patch_positions(c.grid, c.box, c.frame_size, config.position_reading, device=network.device)
-            for c in crops
-        ],
-        [torch.from_numpy(crop.grid_mask > 0).flatten().to(network.device) for crop in crops],
-        torch.stack(features[count : 2 * count]),
-        whole,
-    )
+    # Only the encoder gains from half precision; k-means of half precision would
+    # choose other tokens than when the model answers.
+    with torch.autocast(network.device.type, enabled=False):
+        whole = torch.stack(features[2 * count :])[batch.frame_of]
+        regions = region_tokens(network, crops, features[:count])
+        tokens: Tensor = network.object_encoder.infuse(
+            regions, torch.stack(features[count : 2 * count]), whole
+        )
     return tokens
+
+
+def region_tokens(network: PixelReferNetwork, crops: list[ObjectCrop], features: list[Tensor]) -> Tensor:
+    """T_R (V, n, D_v) of V objects; as `ObjectEncoder.region_tokens` makes them one by one."""
+    encoder, reading = network.object_encoder, network.config.position_reading
+    device = network.device
+    positions = torch.cat([patch_positions(c.grid, c.box, c.frame_size, reading) for c in crops]).to(device)
+    everything = torch.cat(features)
+    placed = everything + encoder.pos_linear(positions.to(everything.dtype))
+    # All index arithmetic is on the CPU: a GPU would be waited for at each of these.
+    chosen = [torch.from_numpy(crop.grid_mask > 0).flatten() for crop in crops]
+    lengths = torch.tensor([int(own.sum()) for own in chosen])
+    most = int(lengths.max())
+    rows = torch.cat(chosen).nonzero().flatten()
+    places = (torch.arange(most)[None] < lengths[:, None]).flatten().nonzero().flatten()
+    members = placed.new_zeros(len(crops) * most, placed.shape[1])
+    members = members.index_copy(0, places.to(device), placed[rows.to(device)])
+    return aggregate_all(members.unflatten(0, (len(crops), most)), lengths.to(device), encoder.mask_num)
 
 
 def picture_features(

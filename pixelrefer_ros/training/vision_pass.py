@@ -77,6 +77,7 @@ def _encode(vision: VideoLlama3VisionModel, pictures: list[RgbImage]) -> Tensor:
     pixels = torch.cat([patchify(picture, device=device) for picture in pictures]).to(dtype)
     # A convolution whose stride is its kernel is one product per patch, which is far faster as one.
     hidden = F.linear(pixels, embedding.weight.flatten(1), embedding.bias)
+    hidden = hidden.to(dtype)  # under autocast what the layers add up stays in float32
     angles = _rotations(vision, pictures)
     groups = _groups([_patches(picture) for picture in pictures], device)
     layers: Any = vision.encoder.layers
