@@ -5,7 +5,7 @@ A random model of middle size: vision 12 layers x 384, language 8 layers x 512, 
 take turns, so that whatever else the machine does meets all of them. Printed are medians over the turns, and
 ratios are medians of the ratios within a turn::
 
-    python bench/backends.py --out bench/results/backends.json --page docs/benchmarks.md
+    python bench/backends.py --out bench/results/backends_2.json --page docs/benchmarks.md
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ STAGES = {
     "first token": f"ms: {len(QUESTION)} positions, the object's tokens given",
     "decoding": "tokens/s",
 }
-MARKS = ("<!-- backends: begin -->", "<!-- backends: end -->")
+MARKS = ("<!-- backends {threads}: begin -->", "<!-- backends {threads}: end -->")
 
 
 def random_network() -> PixelReferNetwork:
@@ -214,8 +214,8 @@ def summary(
 def page(result: dict[str, Any]) -> str:
     """The section of the page of benchmarks."""
     lines = [
-        MARKS[0],
-        "## Backends of the language side",
+        MARKS[0].format(**result),
+        f"## Backends of the language side, threads: {result['threads']}",
         "",
         "A random model: vision 12 layers x 384, language 8 layers x 512, vocabulary 32k, float32 unless "
         "it says otherwise. The backends take turns in one run; in brackets, how many times as fast as "
@@ -241,15 +241,16 @@ def page(result: dict[str, Any]) -> str:
         f"torch eager ({objects:g}).",
         "",
         f"`{result['command']}` at commit {result['commit']}; {result['machine']}; {result['versions']}.",
-        MARKS[1],
+        MARKS[1].format(**result),
     ]
     return "\n".join(lines) + "\n"
 
 
-def write_section(path: Path, section: str) -> None:
+def write_section(path: Path, section: str, threads: int) -> None:
     """Puts the section between its marks; at the end of a page that lacks them."""
+    begin, end = (mark.format(threads=threads) for mark in MARKS)
     text = path.read_text(encoding="utf-8") if path.is_file() else "# Benchmarks\n"
-    pattern = re.compile(re.escape(MARKS[0]) + ".*?" + re.escape(MARKS[1]) + "\n?", re.DOTALL)
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end) + "\n?", re.DOTALL)
     if pattern.search(text):
         text = pattern.sub(lambda match: section, text)
     else:
@@ -284,6 +285,7 @@ def main() -> None:
         f"the start and {os.getloadavg()[0]:.1f} at the end",
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}, "
         f"onnxruntime {onnxruntime.__version__}",
+        "threads": args.threads,
         "units": STAGES,
         "backends": backends,
     }
@@ -293,7 +295,7 @@ def main() -> None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(text + "\n", encoding="utf-8")
     if args.page:
-        write_section(args.page, page(result))
+        write_section(args.page, page(result), args.threads)
 
 
 if __name__ == "__main__":
