@@ -35,7 +35,7 @@ from pixelrefer_ros.model.parity import (
     with_published_budget,
 )
 from pixelrefer_ros.offline.export import export_model
-from pixelrefer_ros.offline.verify_report import Comparison, Report
+from pixelrefer_ros.offline.verify_report import TOLERANCES, Comparison, Report
 from pixelrefer_ros.runtime import (
     BACKENDS,
     GREEDY,
@@ -46,6 +46,8 @@ from pixelrefer_ros.runtime import (
     is_exported,
     open_backend,
 )
+
+__all__ = ["TOLERANCES", "Comparison", "Report", "add_arguments", "run", "verify_case", "verify_folder"]
 
 _PER_OBJECT = ("crop", "grid_mask", "box", "context", "global", "crop_pixels")
 
