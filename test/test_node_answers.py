@@ -138,6 +138,18 @@ def test_waiting_questions_are_bounded_and_cancelled_ones_leave_the_queue(client
     assert all("max_questions" in answer.error for answer in refused)
 
 
+def test_questions_are_answered_in_the_order_asked(client, peer, object_id):
+    answers = peer.listen(msg.Answer, "/pixelrefer/answers", 50)
+    until(lambda: peer.node.count_publishers("/pixelrefer/answers"))
+    names = [f"in order {index}" for index in range(4)]
+    asked = [client.start(Question("What?", (object_id,), name, max_tokens=2)) for name in names]
+    for pending in asked:
+        pending.result(20.0)
+    until(lambda: [a for a in answers.messages if a.question_id == names[-1]])
+    answers.stop()
+    assert [a.question_id for a in answers.messages if a.question_id in names] == names
+
+
 @pytest.mark.parametrize(
     ("text", "ids", "status"),
     [

@@ -15,7 +15,16 @@ pytestmark = pytest.mark.ros
 import pixelrefer_ros.msg as msg  # noqa: E402
 from lifecycle_msgs.msg import State, Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
-from node_processes import START_S, Peer, camera_process, node_process, stop_limit_s, until  # noqa: E402
+from node_processes import (  # noqa: E402
+    START_S,
+    Peer,
+    camera_process,
+    node_process,
+    shared_memory,
+    shared_memory_of,
+    stop_limit_s,
+    until,
+)
 from pixelrefer_ros.action import Ask  # noqa: E402
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue  # noqa: E402
 from rcl_interfaces.srv import SetParameters  # noqa: E402
@@ -79,6 +88,7 @@ def services(peer: Peer) -> set[str]:
 
 
 def test_failed_configure_is_retried_after_setting_the_parameter_right(peer, tiny_model_folder):
+    before = shared_memory()
     with node_process({"model": "/no/such/model", "tracker_model": "none", "autostart": False}) as node:
         assert state(peer) == State.PRIMARY_STATE_UNCONFIGURED
         assert not change(peer, Transition.TRANSITION_CONFIGURE)
@@ -98,10 +108,16 @@ def test_failed_configure_is_retried_after_setting_the_parameter_right(peer, tin
         until(lambda: "/pixelrefer/add_region" not in services(peer))
         assert change(peer, Transition.TRANSITION_CLEANUP)
         assert set_text(peer, "model", "another")
+        assert set_text(peer, "model", str(tiny_model_folder))
+        assert change(peer, Transition.TRANSITION_CONFIGURE)
+        assert change(peer, Transition.TRANSITION_ACTIVATE)
 
+        own = {name for name in shared_memory_of(node.process.pid) - before if "port" not in name}
+        assert own
         code, seconds = node.stop(signal.SIGTERM)
         assert (code, seconds < stop_limit_s()) == (0, True), node.output
         assert "Traceback" not in node.output and "a callback failed" not in node.output
+        assert not own & shared_memory()  # tens of megabytes for every start, were they left behind
 
 
 def test_goals_end_cancelled_when_their_client_vanishes_or_the_node_deactivates_or_stops(peer, tmp_path):

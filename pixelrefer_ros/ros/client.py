@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -58,6 +59,7 @@ class PixelReferClient:
             f"pixelrefer_client_{uuid.uuid4().hex[:8]}", context=self._context, use_global_arguments=False
         )
         self._pending: dict[str, PendingAnswer] = {}
+        self._outbox: deque[Callable[[], None]] = deque()
         self._lock = threading.Lock()
         self._clients = {
             name: self._node.create_client(kind, f"{self._name}/{name}", qos_profile=qos.REQUESTS)
@@ -227,8 +229,10 @@ class PixelReferClient:
             sent = self._ask.send_goal_async(Ask.Goal(question=message), feedback_callback=feedback)
             sent.add_done_callback(lambda future: self._goal_replied(pending, future.result()))
 
-        # On the client's thread: from another, the reply could overtake rclpy's note of the request.
-        self._executor.create_task(send)
+        # On the client's thread: from another, the reply could overtake rclpy's note of the request. And from
+        # a queue: rclpy runs the newest of several waiting tasks first.
+        self._outbox.append(send)
+        self._executor.create_task(lambda: self._outbox.popleft()())
         return pending
 
     def _cancel_goal(self, goal: Any) -> None:
