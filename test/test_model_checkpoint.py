@@ -283,7 +283,7 @@ def test_hub_id_without_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch,
         ({"device": "tpu0"}, "device is 'tpu0'"),
         ({"device": "meta"}, "device is 'meta'"),
         ({"device": "cuda:99"}, "torch sees"),
-        ({"backend": "onnxruntime"}, "not available in this version"),
+        ({"backend": "onnxruntime"}, "pixelrefer export"),
     ],
 )
 def test_unusable_parameter_is_refused(original: Path, arguments: dict[str, str], message: str) -> None:

@@ -258,6 +258,14 @@ def test_more_objects_than_allowed_are_refused_until_one_is_removed(perception):
     assert [o.track.object_id for o in perception.observe(frame(1)).objects] == [*ids[1:], replacement]
 
 
+def test_ids_go_on_where_another_perception_ended(perception):
+    perception.next_object_id = 7
+    perception.observe(frame(0))
+    assert perception.add_region(box_region()) == 7
+    perception.next_object_id = 2  # never back
+    assert perception.next_object_id == 8
+
+
 def test_a_removed_object_is_gone_at_once(perception, tracker):
     perception.observe(frame(0))
     object_id = perception.add_region(box_region())

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from pixelrefer_ros.errors import NoFrame, ObjectLost, Overloaded, PixelReferError
 from pixelrefer_ros.perception.answering import AnswerInProgress, TextListener, model_name, never
@@ -17,6 +17,7 @@ from pixelrefer_ros.perception.memory import NANOSECONDS, FrameMemory, Remembere
 from pixelrefer_ros.perception.regions import check_region
 from pixelrefer_ros.perception.registry import ObjectRegistry
 from pixelrefer_ros.perception.settings import MAX_WAITING_REGIONS, PerceptionSettings
+from pixelrefer_ros.perception.waiting import Prompt, Removal
 from pixelrefer_ros.tracking import Tracker
 from pixelrefer_ros.types import (
     Answer,
@@ -34,17 +35,6 @@ _log = logging.getLogger(__name__)
 
 def _log_refusal(object_id: int, error: PixelReferError) -> None:
     _log.warning("a region of object %d was refused: %s", object_id, error)
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class _Prompt:
-    region: Region
-    seen: RememberedFrame
-
-
-@dataclass(frozen=True, slots=True)
-class _Removal:
-    object_id: int
 
 
 class Perception:
@@ -71,7 +61,7 @@ class Perception:
         self.on_refused: Callable[[int, PixelReferError], None] = _log_refusal
         self._memory = FrameMemory(self.settings.history_frames, self.settings.history_interval_s)
         self._registry = ObjectRegistry()
-        self._waiting: deque[_Prompt | _Removal] = deque()
+        self._waiting: deque[Prompt | Removal] = deque()
         self._scene: Scene | None = None
         self._language = threading.Lock()
         self._tracking = threading.Lock()
@@ -81,6 +71,17 @@ class Perception:
     def model(self) -> str:
         """Name and content hash of the language model."""
         return model_name(self._model)
+
+    @property
+    def next_object_id(self) -> int:
+        """The id that the next new object will have. Who replaces a perception by another hands it on."""
+        with self._state:
+            return self._registry.next_id
+
+    @next_object_id.setter
+    def next_object_id(self, object_id: int) -> None:
+        with self._state:
+            self._registry.next_id = max(object_id, self._registry.next_id)
 
     def add_region(self, region: Region, frame: Frame | None = None) -> int:
         """Start an object, or correct one; the tracker takes it in before the next frame or question.
@@ -101,7 +102,7 @@ class Perception:
         with self._state:
             seen = RememberedFrame(frame) if frame is not None else self._frame_at(region.stamp_ns)
             check_region(region, seen.frame)
-            prompts = sum(isinstance(job, _Prompt) for job in self._waiting)
+            prompts = sum(isinstance(job, Prompt) for job in self._waiting)
             if prompts >= MAX_WAITING_REGIONS:
                 raise Overloaded(f"{prompts} regions wait for the tracker, the limit: send fewer at a time")
             if region.object_id:
@@ -110,7 +111,7 @@ class Perception:
             else:
                 record = self._registry.start(region.label, self.settings.max_objects)
             record.waiting += 1
-            self._waiting.append(_Prompt(replace(region, object_id=record.object_id), seen))
+            self._waiting.append(Prompt(replace(region, object_id=record.object_id), seen))
             return record.object_id
 
     def remove_object(self, object_id: int) -> None:
@@ -217,9 +218,9 @@ class Perception:
         kept = [
             job
             for job in self._waiting
-            if not (isinstance(job, _Prompt) and job.region.object_id == object_id)
+            if not (isinstance(job, Prompt) and job.region.object_id == object_id)
         ]
-        self._waiting = deque([*kept, _Removal(object_id)])
+        self._waiting = deque([*kept, Removal(object_id)])
         if self._scene is not None:
             objects = tuple(o for o in self._scene.objects if o.track.object_id != object_id)
             self._scene = Scene(self._scene.frame, objects)
@@ -231,7 +232,7 @@ class Perception:
                 if not self._waiting:
                     return
                 job = self._waiting.popleft()
-            if isinstance(job, _Removal):
+            if isinstance(job, Removal):
                 if job.object_id in self._tracker.object_ids:
                     self._tracker.remove(job.object_id)
                 continue
@@ -252,7 +253,7 @@ class Perception:
                 self._registry.refuse(object_id, error)
         self.on_refused(object_id, error)
 
-    def _take_over(self, job: _Prompt, tracks: list[Track]) -> None:
+    def _take_over(self, job: Prompt, tracks: list[Track]) -> None:
         with self._state:
             known = [track for track in tracks if track.object_id in self._registry]
             job.seen.record(known)  # one removed meanwhile is left out; its removal waits in the queue

@@ -70,7 +70,7 @@ class ObjectRegistry:
     def __init__(self) -> None:
         """Know no object yet."""
         self._records: dict[int, ObjectRecord] = {}
-        self._next_id = 1
+        self.next_id = 1
         self._refused: OrderedDict[int, PixelReferError] = OrderedDict()
 
     def __contains__(self, object_id: object) -> bool:
@@ -106,9 +106,9 @@ class ObjectRegistry:
         """
         if len(self._records) >= limit:
             raise Overloaded(f"{limit} objects are tracked, the limit (max_objects): remove one first")
-        record = ObjectRecord(self._next_id, label)
+        record = ObjectRecord(self.next_id, label)
         self._records[record.object_id] = record
-        self._next_id += 1
+        self.next_id += 1
         return record
 
     def remove(self, object_id: int) -> None:

@@ -60,6 +60,7 @@ class PixelReferNode(LifecycleNode):
         self.finished = threading.Event()
         self._log = ThrottledLog(self.get_logger())
         self._work: SwitchedPerception | None = None
+        self._next_object_id = 1
         self._action: AskAction | None = None
         self._active: ActiveInterface | None = None
         self._parameters_in_use = NodeParameters(
@@ -102,6 +103,7 @@ class PixelReferNode(LifecycleNode):
                 return _FAILURE
         try:
             perception = loading.result()
+            perception.next_object_id = self._next_object_id  # no id is used again while the node lives
             self._work = SwitchedPerception(
                 perception, on_scene=self._show, on_answer=self._say, on_error=self._complain
             )
@@ -158,6 +160,8 @@ class PixelReferNode(LifecycleNode):
             active.close()
 
     def _release(self) -> None:
+        if self._work is not None:
+            self._next_object_id = self._work.perception.next_object_id
         action, self._action, self._work = self._action, None, None
         if action is not None:
             action.close()
