@@ -147,6 +147,19 @@ class Peer:
         self.node.destroy_node()
         self.context.try_shutdown()
 
+    def on_its_thread(self, work: Callable[[], Any]) -> Any:
+        """Do something on the thread that spins: a reply must not overtake rclpy's note of its request."""
+        done = threading.Event()
+        results: list[Any] = []
+
+        def run() -> None:
+            results.append(work())
+            done.set()
+
+        self._executor.create_task(run)
+        assert done.wait(20.0)
+        return results[0]
+
     def listen(self, kind: Any, topic: str, qos: Any = None) -> Heard:
         """Collect what is published; best effort unless told otherwise, which any publisher matches."""
         from rclpy.qos import qos_profile_sensor_data

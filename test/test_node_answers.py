@@ -185,13 +185,15 @@ def test_goal_ends_in_the_state_its_answer_calls_for(peer, long_question, object
     goal.question.text = long_question.text
     goal.question.max_tokens = LONG if status is AnswerStatus.CANCELLED else 3
     begun = threading.Event()
-    sent = action.send_goal_async(goal, feedback_callback=lambda _told: begun.set())
+    sent = peer.on_its_thread(
+        lambda: action.send_goal_async(goal, feedback_callback=lambda _told: begun.set())
+    )
     until(sent.done)
     assert sent.result().accepted
-    result = sent.result().get_result_async()
+    result = peer.on_its_thread(sent.result().get_result_async)
     if status is AnswerStatus.CANCELLED:
         assert begun.wait(20.0)
-        sent.result().cancel_goal_async()
+        peer.on_its_thread(sent.result().cancel_goal_async)
     until(result.done)
     assert result.result().status == terminal
     assert result.result().result.answer.status == status

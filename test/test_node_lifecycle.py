@@ -136,9 +136,8 @@ def test_goals_end_cancelled_when_their_client_vanishes_or_the_node_deactivates_
         answers = peer.listen(msg.Answer, "/pixelrefer/answers", 50)
         action = ActionClient(peer.node, Ask, "/pixelrefer/ask", goal_service_qos_profile=qos.REQUESTS)
         assert action.wait_for_server(20.0)
-        sent = [
-            action.send_goal_async(Ask.Goal(question=question_to_msg(question))) for question in questions
-        ]
+        goals = [Ask.Goal(question=question_to_msg(question)) for question in questions]
+        sent = peer.on_its_thread(lambda: [action.send_goal_async(goal) for goal in goals])
         until(lambda: all(future.done() for future in sent))
         action.destroy()
         last = until(lambda: next((a for a in answers.messages if a.question_id == "39"), None))
