@@ -62,7 +62,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs ROS where there is none; one process runs a file, and one runs all ROS tests.
 
     A ROS test that fails is run once more, and the summary says so: discovery and replies between processes
-    can be lost on a busy machine (ros2/rmw_fastrtps#842). A fault of ours fails twice.
+    can be lost on a busy machine (ros2/rmw_fastrtps#842). A rerun is a fault to look into all the same.
     """
     without_ros = pytest.mark.skip(reason="no rclpy or messages: `make setup`, then `. tools/env.sh`")
     ros_here = has_ros()

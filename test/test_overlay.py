@@ -104,12 +104,11 @@ def test_plates_of_neighbours_do_not_cover_each_other():
 
 
 def test_letters_outside_ascii_do_no_harm():
-    draw_overlay(
-        Scene(
-            frame(),
-            (seen(1, Box(5, 5, 50, 50), label="caf\u00e9 \u676f\u5b50", text="\u676f\n\t\x00\U0001f600"),),
-        )
-    )
+    picture = frame()
+    odd = seen(1, Box(5, 5, 50, 50), label="caf\u00e9 \u676f\u5b50", text="\u676f\n\t\x00\U0001f600")
+    drawn = draw_overlay(Scene(picture, (odd,)))
+    assert drawn.shape == picture.rgb.shape
+    assert not np.array_equal(drawn, picture.rgb)  # the object itself is there
 
 
 @settings(max_examples=60, deadline=None)
