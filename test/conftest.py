@@ -58,6 +58,7 @@ def has_ros() -> bool:
     return find_spec("rclpy") is not None and find_spec("pixelrefer_ros.msg") is not None
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist, which writes the groups into the names
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs ROS where there is none; one process runs a file, and one runs all ROS tests.
 
