@@ -20,6 +20,7 @@ from torch import nn
 
 from pixelrefer_ros.errors import PixelReferError
 from pixelrefer_ros.runtime import DataFile, Graph, Profile, TensorSpec, file_hash
+from pixelrefer_ros.runtime.manifest import MANIFEST
 
 LARGEST_FILE = 1 << 30
 """Weights beyond this many bytes lie in a file of their own: protobuf cannot hold 2 GB."""
@@ -48,6 +49,15 @@ class GraphPlan:
     profiles: Mapping[str, Profile]
     in_place: Sequence[tuple[str, str]] = ()
     rewrite: Callable[[onnx_ir.Model], None] | None = field(default=None)
+
+
+def open_folder(out: Path) -> None:
+    """Makes the folder of an export, without the manifest of an earlier one.
+
+    A folder that is half written must not look whole.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MANIFEST).unlink(missing_ok=True)
 
 
 @torch.no_grad()

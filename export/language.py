@@ -8,31 +8,26 @@ import functools
 import json
 import shutil
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from pixelrefer_ros.export.graph import GraphPlan, export_graph
+from pixelrefer_ros.export.choices import check_choices, versions
+from pixelrefer_ros.export.graph import GraphPlan, export_graph, open_folder
 from pixelrefer_ros.export.language_decoder import DecoderGraph, EmbedGraph
 from pixelrefer_ros.export.language_objects import ObjectsGraph
 from pixelrefer_ros.export.language_vision import VisionGraph
-from pixelrefer_ros.export.operators import FUSED_OPSET
 from pixelrefer_ros.export.quantise import QUANTISED, quantise_weights
 
-from pixelrefer_ros import __version__
-from pixelrefer_ros.errors import ParameterError
 from pixelrefer_ros.model import PixelReferConfig, PixelReferNetwork
 from pixelrefer_ros.model.config import PATCH
 from pixelrefer_ros.model.crops import CONTEXT_SIDE, GLOBAL_SIDE
 from pixelrefer_ros.model.tokenizer import TOKENIZER_FILES
 from pixelrefer_ros.runtime import Manifest, Profile, write_manifest
-from pixelrefer_ros.runtime.manifest import MANIFEST, OPSETS, PRECISIONS
 
 CONTEXT_LENGTH = 4096
 """Positions an exported decoder has by default, if the model has as many: about 100 looks at an object."""
 CONTEXT_PATCHES, GLOBAL_PATCHES = (CONTEXT_SIDE // PATCH) ** 2, (GLOBAL_SIDE // PATCH) ** 2
 MAX_OBJECTS, MAX_FRAMES, MAX_BATCH = 16, 16, 8
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def plan_graphs(
@@ -165,12 +160,9 @@ def export_language(
         ParameterError: an unknown precision or opset, or two that do not go together.
     """
     check_choices(precision, opset)
-    out.mkdir(parents=True, exist_ok=True)
+    open_folder(out)
     context_length = min(context_length, network.config.language.max_position_embeddings)
     patch_budget = patch_budget or network.config.patch_budget
-    (out / MANIFEST).unlink(
-        missing_ok=True
-    )  # of an earlier export: a folder half written must not look whole
     graphs = {}
     for plan in plan_graphs(
         network, opset=opset, context_length=context_length, patch_budget=patch_budget, precision=precision
@@ -195,47 +187,6 @@ def export_language(
     )
     write_manifest(out, manifest)
     return manifest
-
-
-def export_dtype(precision: str, activations: str = "fp32") -> torch.dtype:
-    """What a model must be loaded in to be exported.
-
-    Args:
-        precision: one of `PRECISIONS`.
-        activations: fp32, fp16 or bf16: what a decoder with int8 or int4 weights, and the graphs beside it,
-            compute in. A CPU wants fp32, a GPU one of the others.
-
-    Raises:
-        ParameterError: an unknown value, or activations other than the precision.
-    """
-    if activations not in _DTYPES:
-        raise ParameterError(f"activations is {activations!r}; use one of {', '.join(_DTYPES)}")
-    if precision not in QUANTISED and activations not in ("fp32", precision):
-        raise ParameterError(f"activations are {activations}, but precision is {precision}: leave one out")
-    return _DTYPES[activations if precision in QUANTISED else precision]
-
-
-def check_choices(precision: str, opset: int) -> None:
-    """Refuses what cannot be exported.
-
-    Raises:
-        ParameterError: an unknown precision or opset, or two that do not go together.
-    """
-    if precision not in PRECISIONS:
-        raise ParameterError(f"precision is {precision!r}; use one of {', '.join(PRECISIONS)}")
-    if opset not in OPSETS:
-        raise ParameterError(f"opset is {opset}; use one of {', '.join(map(str, OPSETS))}")
-    if precision in QUANTISED and opset < FUSED_OPSET:
-        raise ParameterError(
-            f"precision {precision} needs opset {FUSED_OPSET}: opset {opset} has no scale shared by a "
-            "block of weights; use fp16, or opset 24"
-        )
-
-
-def versions() -> dict[str, str]:
-    """What exports here: package to version."""
-    found = {package: version(package) for package in ("torch", "transformers", "onnx", "onnxscript")}
-    return found | {"pixelrefer_ros": __version__}
 
 
 def with_fixed_context(plan: GraphPlan, context_length: int) -> GraphPlan:

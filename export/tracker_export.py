@@ -3,28 +3,24 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from pixelrefer_ros.export.graph import export_graph
+from pixelrefer_ros.export.choices import DTYPES, check_opset, versions
+from pixelrefer_ros.export.graph import export_graph, open_folder
 from pixelrefer_ros.export.tracker_graphs import plan_tracker_graphs
 
-from pixelrefer_ros import __version__
 from pixelrefer_ros.errors import ParameterError
 from pixelrefer_ros.runtime import Manifest, write_manifest
-from pixelrefer_ros.runtime.manifest import OPSETS
 from pixelrefer_ros.tracking.checkpoint import load_sam2, locate_sam2, source_hash
 from pixelrefer_ros.tracking.shape import Sam2Shape
-
-TRACKER_PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-"""Precisions SAM 2 is exported in, and their dtypes; the parts that need it stay float32 in each."""
 
 
 def export_tracker(
     model_folder: str | Path,
     out: str | Path,
     *,
+    name: str = "",
     precision: str = "fp32",
     opset: int = 24,
     image_size: int | None = None,
@@ -39,7 +35,8 @@ def export_tracker(
     Args:
         model_folder: as `StreamTracker.from_pretrained` takes it.
         out: folder for the result; made if it is missing.
-        precision: one of `TRACKER_PRECISIONS`.
+        name: of the model, for the manifest; empty takes the checkpoint's.
+        precision: fp32, fp16 or bf16; the parts that need it stay float32 in each.
         opset: 24, or 20 for TensorRT before 10.15.
         image_size: side of the model's input, pixels, a multiple of 32; None: as in the checkpoint.
         max_objects: objects in one batch, at most.
@@ -51,31 +48,31 @@ def export_tracker(
         CheckpointError: the checkpoint cannot be read.
         ParameterError: a setting outside its choices.
     """
-    if precision not in TRACKER_PRECISIONS:
+    if precision not in DTYPES:
         raise ParameterError(
-            f"precision is {precision!r}: a tracker is exported in one of {', '.join(TRACKER_PRECISIONS)}"
+            f"precision is {precision!r}: a tracker is exported in one of {', '.join(DTYPES)}"
         )
-    if opset not in OPSETS:
-        raise ParameterError(f"opset is {opset}: give one of {', '.join(map(str, OPSETS))}")
+    check_opset(opset)
     if max_objects < 1:
         raise ParameterError(f"max_objects is {max_objects}: give 1 or more")
     path, out = locate_sam2(model_folder), Path(out)
-    model = load_sam2(path, dtype=TRACKER_PRECISIONS[precision], image_size=image_size)
-    out.mkdir(parents=True, exist_ok=True)
+    dtype = str(DTYPES[precision]).removeprefix("torch.")
+    model = load_sam2(path, dtype=dtype, image_size=image_size)
+    open_folder(out)
     with torch.no_grad():  # inference mode's tensors cannot be traced
         plans = plan_tracker_graphs(model, opset=opset, max_objects=max_objects)
         graphs = {plan.name: export_graph(plan, out, opset=opset) for plan in plans}
-    versions = {name: version(name) for name in ("torch", "transformers", "onnx", "onnxscript")}
+    name = name or Path(model_folder).name
     shrink = model.mask_downsample
     write_manifest(
         out,
         Manifest(
             kind="sam2",
-            name=Path(model_folder).name,
-            source={"name": Path(model_folder).name, "content_hash": source_hash(path)},
+            name=name,
+            source={"name": name, "content_hash": source_hash(path)},
             precision=precision,
             opset=opset,
-            versions=versions | {"pixelrefer_ros": __version__},
+            versions=versions(),
             settings=Sam2Shape.of(model.config).to_settings()
             | {
                 "max_objects": max_objects,

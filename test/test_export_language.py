@@ -13,8 +13,8 @@ import torch
 from exported_models import exported_tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pixelrefer_ros.export import export_graph
-from pixelrefer_ros.export.language import check_choices, plan_graphs, with_fixed_context
+from pixelrefer_ros.export import check_choices, export_graph
+from pixelrefer_ros.export.language import plan_graphs, with_fixed_context
 
 from pixelrefer_ros.errors import ParameterError
 from pixelrefer_ros.model import (
@@ -291,7 +291,7 @@ def test_fixed_context_has_caches_of_one_size(pair: Pair, tmp_path: Path) -> Non
     session = OnnxRuntimeBackend(threads=1).open(tmp_path, graph)
     decoder = GraphDecoder(session, pair.compiled.embed, context_length=40, device=CPU)
     prompt = torch.randn(30, 128)
-    np.testing.assert_allclose(decoder.prefill(prompt)[1], pair.torch.logits(prompt)[-1], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(decoder.batch().add(prompt), pair.torch.logits(prompt)[-1], rtol=0, atol=1e-4)
 
 
 def test_large_weights_lie_in_a_file_of_their_own(

@@ -13,8 +13,8 @@ import torch
 from exported_models import exported_tiny
 from hypothesis import given
 from hypothesis import strategies as st
-from pixelrefer_ros.export import export_graph
-from pixelrefer_ros.export.language import export_dtype, plan_graphs
+from pixelrefer_ros.export import export_dtype, export_graph
+from pixelrefer_ros.export.language import plan_graphs
 from pixelrefer_ros.export.quantise import BLOCK, quantise
 
 from pixelrefer_ros.errors import ParameterError

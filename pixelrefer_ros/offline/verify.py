@@ -39,6 +39,7 @@ from pixelrefer_ros.offline.verify_report import TOLERANCES, Comparison, Report
 from pixelrefer_ros.runtime import (
     BACKENDS,
     GREEDY,
+    AnswerRequest,
     Decoder,
     StreamingDetokeniser,
     choose_backend,
@@ -70,10 +71,10 @@ def verify_folder(folder: Path, backend: str = "auto") -> Report:
     # Not even the published crops may be too large for the graphs.
     patches = max(published_patches(case) for case in cases)
     with tempfile.TemporaryDirectory(prefix="pixelrefer-") as exported:
-        export_model(folder, Path(exported), least_patches=patches)
+        opset = export_model(folder, Path(exported), least_patches=patches).opset
         network = _open(Path(exported), backend)
         found = [comparison for case in cases for comparison in verify_case(network, case)]
-    return Report(folder, f"{backend}, exported to a temporary folder", tuple(found))
+    return Report(folder, f"{backend}, exported to a temporary folder with opset {opset}", tuple(found))
 
 
 def _open(folder: Path, backend: str) -> PixelReferNetwork | CompiledNetwork:
@@ -192,8 +193,7 @@ class _Checker:
             raise InputFileError(
                 f"{self.case.name} gives generated but no input_ids: they are needed to compute it"
             )
-        events = decode(
-            decoder,
+        request = AnswerRequest(
             embeddings,
             detokeniser=StreamingDetokeniser(lambda token: b""),
             sampling=GREEDY,
@@ -201,6 +201,7 @@ class _Checker:
             max_new_tokens=expected.size,
             cancelled=lambda: False,
         )
+        events = decode(decoder, request)
         tokens = np.array([event.token_id for event in events])
         if tokens.size != expected.size:
             return self._add(
