@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 TINY_RANDOM = "tiny-random"
 """Stands for a small model with random weights, made on the spot: it runs, and knows nothing."""
+SHIPPED_MODEL, SHIPPED_TRACKER = "pixelrefer-shapes", "sam2-shapes"
+"""The small trained models in ``models/``. Each counts as shipped once its model card is written, which is
+done when the weights are final; a training run that still goes on there has none."""
+
+_WEIGHTS, _CARD = "model.safetensors", "README.md"
 
 _log = logging.getLogger(__name__)
 
@@ -66,6 +71,17 @@ def resolve_tracker(name: str) -> Path | str:
 
         return _untrained("sam2-tiny-untrained", lambda folder: write_tiny_sam2(folder))
     return _find(name, "tracker model")
+
+
+def embedded_models() -> tuple[str, str]:
+    """What the demo and the tests load where nobody names a model.
+
+    Returns:
+        The names of a region language model and a tracking model: the trained ones where ``models/`` holds
+        both, otherwise ``tiny-random`` twice.
+    """
+    trained = (SHIPPED_MODEL, SHIPPED_TRACKER)
+    return trained if all(_is_shipped(name) for name in trained) else (TINY_RANDOM, TINY_RANDOM)
 
 
 def load_perception(parameters: Parameters) -> Perception:
@@ -128,6 +144,12 @@ def _find(name: str, what: str) -> Path | str:
     raise CheckpointError(
         f"{what} {name!r} does not exist; give a folder, a hub id (owner/name), or `{TINY_RANDOM}` for a "
         "small untrained one"
+    )
+
+
+def _is_shipped(name: str) -> bool:
+    return any(
+        all((folder / name / file).is_file() for file in (_WEIGHTS, _CARD)) for folder in _shipped_folders()
     )
 
 
