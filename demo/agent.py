@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,18 +19,19 @@ from pixelrefer_ros.errors import NoFrame
 from pixelrefer_ros.ros import PixelReferClient
 from pixelrefer_ros.types import Answer, Box, Region
 
-_PATIENCE_S = 60.0
+PATIENCE_S = 60.0
+_PAUSE_S = 0.5
 
 
 def newest_stamp(client: PixelReferClient) -> int:
     """Stamp of the newest image that the node has tracked, ns; waits for the first."""
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         stamp = client.list_objects().header.stamp
         if stamp.sec or stamp.nanosec:
             return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
         time.sleep(0.05)
-    raise TimeoutError(f"the node has tracked no image within {_PATIENCE_S:g} s: is the camera on?")
+    raise TimeoutError(f"the node has tracked no image within {PATIENCE_S:g} s: is the camera on?")
 
 
 def point_at(client: PixelReferClient, name: str, boxes: dict[str, list[int]]) -> int:
@@ -43,7 +45,7 @@ def point_at(client: PixelReferClient, name: str, boxes: dict[str, list[int]]) -
     Returns:
         The object's id.
     """
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         stamp = newest_stamp(client)
         if str(stamp) in boxes:
@@ -52,25 +54,28 @@ def point_at(client: PixelReferClient, name: str, boxes: dict[str, list[int]]) -
             except NoFrame:
                 continue  # the node has gone on meanwhile; point at a newer image
         time.sleep(0.02)
-    raise TimeoutError(f"{name} did not come into view within {_PATIENCE_S:g} s")
+    raise TimeoutError(f"{name} did not come into view within {PATIENCE_S:g} s")
 
 
-def ask(
-    client: PixelReferClient, question: dict[str, Any], ids: dict[str, int], scene: str, out: TextIO
-) -> Answer:
-    """Ask one question, printing the text as it streams, and keep the answer."""
-    names = question["objects"]
-    about = ", ".join(f"{name} (object {ids[name]})" for name in names)
-    print(f"\nagent> {question['text']}   [{about}]\nrobot> ", end="", flush=True)
+def ask(client: PixelReferClient, text: str, objects: Mapping[str, int], **question: Any) -> Answer:
+    """Ask one question, printing the answer as it streams.
+
+    Args:
+        client: the node.
+        text: with one ``<region>`` per object.
+        objects: name -> id, in the order of the ``<region>``s.
+        question: further fields of `Question`: frames, history_s, max_tokens.
+    """
+    about = ", ".join(f"{name} (object {number})" for name, number in objects.items())
+    print(f"\nagent> {text}   [{about}]\nrobot> ", end="", flush=True)
     printed = ""
 
-    def stream(text: str, _tokens: int) -> None:
+    def stream(said: str, _tokens: int) -> None:
         nonlocal printed
-        print(text[len(printed) :].replace("\n", " "), end="", flush=True)
-        printed = text
+        print(said[len(printed) :].replace("\n", " "), end="", flush=True)
+        printed = said
 
-    more = {key: question[key] for key in ("frames", "history_s", "max_tokens") if key in question}
-    answer = client.ask(question["text"], [ids[name] for name in names], on_text=stream, **more)
+    answer = client.ask(text, list(objects.values()), on_text=stream, **question)
     # The last pieces may arrive with the answer itself, which is stripped of outer spaces.
     rest = answer.text[len(printed.lstrip()) :].replace("\n", " ")
     print(
@@ -80,10 +85,23 @@ def ask(
         + (f"\n       {answer.error}" if answer.error else ""),
         flush=True,
     )
+    return answer
+
+
+def keep(answer: Answer, names: Iterable[str], scene: str, out: TextIO, **more: Any) -> None:
+    """Write an answer down: one JSON object on a line.
+
+    Args:
+        answer: as it came.
+        names: what the objects are called here.
+        scene: which one was shown.
+        out: the file.
+        more: what else is known of it.
+    """
     record = {
         "scene": scene,
         "object_ids": list(answer.question.object_ids),
-        "objects": names,
+        "objects": list(names),
         "question": answer.question.text,
         "text": answer.text,
         "status": answer.status.name,
@@ -96,8 +114,7 @@ def ask(
         "total_time_s": round(answer.total_time_s, 4),
         "model": answer.model,
     }
-    print(json.dumps(record, ensure_ascii=False), file=out, flush=True)
-    return answer
+    print(json.dumps(record | more, ensure_ascii=False), file=out, flush=True)
 
 
 def main() -> int:
@@ -110,7 +127,7 @@ def main() -> int:
     script = json.loads(args.script.read_text(encoding="utf-8"))
     failed = 0
     with PixelReferClient(args.node) as client, args.answers.open("a", encoding="utf-8") as out:
-        client.wait_ready(_PATIENCE_S)
+        client.wait_ready(PATIENCE_S)
         client.clear()  # of what an earlier agent pointed at
         ids: dict[str, int] = {}
         for question in script["questions"]:
@@ -118,9 +135,11 @@ def main() -> int:
                 if name not in ids:
                     ids[name] = point_at(client, name, script["boxes"][name])
                     print(f"\nagent  points at the {name}: object {ids[name]}", flush=True)
-            answer = ask(client, question, ids, script["scene"], out)
+            more = {key: question[key] for key in ("frames", "history_s") if key in question}
+            answer = ask(client, question["text"], {name: ids[name] for name in question["objects"]}, **more)
+            keep(answer, question["objects"], script["scene"], out)
             failed += answer.status.name not in ("OK", "TRUNCATED")
-            time.sleep(question.get("pause_s", 0.5))
+            time.sleep(_PAUSE_S)
     print(f"\n{len(script['questions'])} questions, {failed} not answered", flush=True)
     return 1 if failed else 0
 

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The main job, end to end: camera, node, agent and recorder, each a process, joined by DDS alone."""
+"""The main job, end to end: camera, node, agent and recorder, each a process, joined by DDS alone.
+
+With trained models in `models/` a video of the shapes world is shown, and every answer is marked; without
+them, the photographs are. `--scenes` chooses.
+"""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -12,11 +17,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from scenes import PHOTOGRAPHS, TOPIC, PhotographScene
+from scenes import PHOTOGRAPHS, TOPIC, DemoScene, ShapesScene
 
+from pixelrefer_ros.model_source import TINY_RANDOM, embedded_models
+
+ANSWERS = "answers.jsonl"
 _HERE = Path(__file__).resolve().parent
-_START_S, _AGENT_S, _STOP_S = 60.0, 120.0, 15.0
+_START_S, _AGENT_S, _STOP_S = 60.0, 180.0, 15.0
+_SHOWN = 100  # letters of an answer in the table
 
 
 @contextlib.contextmanager
@@ -63,10 +73,10 @@ def own_domain() -> None:
     os.environ.setdefault("ROS_DOMAIN_ID", str(os.getpid() % 100 + 1))
 
 
-def run(out: Path, model: str, tracker: str, scenes: Sequence[PhotographScene]) -> int:
+def run(out: Path, model: str, tracker: str, scenes: Sequence[DemoScene]) -> int:
     """Play scenes to one node; the exit code says whether the agent got every answer."""
     answers, video, picture, node_log, recorder_log = (
-        out / name for name in ("answers.jsonl", "overlay.mp4", "overlay.png", "node.log", "recorder.log")
+        out / name for name in (ANSWERS, "overlay.mp4", "overlay.png", "node.log", "recorder.log")
     )
     for old in (answers, video, picture):
         old.unlink(missing_ok=True)
@@ -79,19 +89,19 @@ def run(out: Path, model: str, tracker: str, scenes: Sequence[PhotographScene]) 
     ):
         until(lambda: recorder_log.stat().st_size > 0 or recorder.poll() is not None, _START_S)
         for number, scene in enumerate(scenes):
-            print(f"\n== {scene.name}: a photograph as a moving camera sees it", flush=True)
+            print(f"\n== {scene.name}: {scene.title}, played at {scene.pace:g} times its speed", flush=True)
             bag, script = scene.prepare(out / "scenes", number=number)
-            camera = [str(bag), "--topic", TOPIC, "--keep-stamps", "--wait", "60"]
+            camera = [str(bag), "--topic", TOPIC, "--keep-stamps", "--wait", "60", "--rate", str(scene.pace)]
             with (
                 process("camera.py", *camera, log=out / "camera.log"),
-                process("agent.py", str(script), "--answers", str(answers)) as agent,
+                process(scene.agent, str(script), "--answers", str(answers)) as agent,
             ):
                 until(lambda: agent.poll() is not None or node.poll() is not None, _AGENT_S)
                 failed |= agent.poll() != 0
     print("\nwritten:")
     for path, what in (
         (answers, "every answer, a JSON object a line"),
-        (video, "what the camera saw, with masks, ids and states"),
+        (video, "what the camera saw, with masks, ids, states and answers"),
         (picture, "its last picture"),
         (node_log, "the node's log"),
     ):
@@ -103,26 +113,64 @@ def run(out: Path, model: str, tracker: str, scenes: Sequence[PhotographScene]) 
     return int(failed)
 
 
+def marks(answers: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """The answers that were marked, as a table, and last how many of them are right."""
+    marked = [answer for answer in answers if "right" in answer]
+    counted = [answer for answer in marked if answer["right"] is not None]
+    if not marked:
+        return
+    start_ns = min(stamp for answer in marked for stamp in answer["frame_stamps_ns"])
+    yield "\nThe answers, held against the truth in the images that each looked at:"
+    for answer in marked:
+        verdict = {True: "right", False: "WRONG", None: "-"}[answer["right"]]
+        question = answer["question"]
+        for name in answer["objects"]:
+            question = question.replace("<region>", name, 1)
+        looked_s = [f"{(stamp - start_ns) / 1e9:.1f}" for stamp in answer["frame_stamps_ns"]]
+        when = "-".join(looked_s[:: max(len(looked_s) - 1, 1)])
+        said = " ".join(answer["text"].split()) or answer["status"]
+        yield f"  {verdict:6} {when:>7} s  {question}  {said[:_SHOWN]}{'...' * (len(said) > _SHOWN)}"
+        if not answer["right"]:
+            yield f"{'':19}{answer['reason'] or 'the truth'}: {answer['truth']}"
+    yield f"\n{sum(answer['right'] for answer in counted)} of {len(counted)} right"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and run."""
+    model, tracker = embedded_models()
+    photographs = {scene.name: scene for scene in PHOTOGRAPHS}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("out"), help="where results are written")
-    parser.add_argument("--model", default="tiny-random", help="folder, hub id, or tiny-random (untrained)")
-    parser.add_argument("--tracker-model", default="tiny-random", help="likewise; none: objects stay put")
-    names = [scene.name for scene in PHOTOGRAPHS]
-    parser.add_argument("--scenes", nargs="+", choices=names, default=names, help="what to show")
+    parser.add_argument(
+        "--model", default=model, help="folder, hub id, or tiny-random (untrained); %(default)s"
+    )
+    parser.add_argument("--tracker-model", default=tracker, help="likewise; none: objects stay; %(default)s")
+    parser.add_argument(
+        "--scenes",
+        nargs="+",
+        choices=[ShapesScene.name, *photographs],
+        default=list(photographs) if TINY_RANDOM in (model, tracker) else [ShapesScene.name],
+        help="what to show (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="which shapes video")
+    parser.add_argument(
+        "--pace", type=float, default=ShapesScene.pace, help="of the shapes video; %(default)s"
+    )
     args = parser.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
     own_domain()
-    if "tiny-random" in (args.model, args.tracker_model):
+    if TINY_RANDOM in (args.model, args.tracker_model):
         print(
             "These models are small and UNTRAINED: the path is real, but masks and answers mean nothing.\n"
             "Give real ones with --model and --tracker-model."
         )
     started = time.monotonic()
-    scenes = [scene for scene in PHOTOGRAPHS if scene.name in args.scenes]
-    code = run(args.out, args.model, args.tracker_model, scenes)
+    shown: dict[str, DemoScene] = {**photographs, ShapesScene.name: ShapesScene(args.seed, args.pace)}
+    code = run(args.out, args.model, args.tracker_model, [shown[name] for name in args.scenes])
     print(f"\n{time.monotonic() - started:.0f} s")
+    answers = (args.out / ANSWERS).read_text(encoding="utf-8") if (args.out / ANSWERS).exists() else ""
+    for line in marks([json.loads(line) for line in answers.splitlines()]):
+        print(line)
     return code
 
 
