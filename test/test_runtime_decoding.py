@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from pixelrefer_ros.errors import ParameterError
 from pixelrefer_ros.runtime import (
     GREEDY,
     NO_TOKEN,
+    AnswerRequest,
     Finish,
     GeneratedToken,
     Sampling,
@@ -50,26 +52,23 @@ def prompt(language: Qwen2ForCausalLM) -> torch.Tensor:
     return language.model.embed_tokens(torch.arange(10, 20)).detach()
 
 
-def run(
-    language: Qwen2ForCausalLM,
-    prompt: torch.Tensor,
-    *,
-    stop_ids: Sequence[int] = (),
-    max_new_tokens: int = 12,
-    sampling: Sampling = GREEDY,
-) -> list[GeneratedToken]:
-    letters = StreamingDetokeniser(lambda token: bytes([33 + token]))
-    return list(
-        decode(
-            TorchDecoder(language),
-            prompt,
-            detokeniser=letters,
-            sampling=sampling,
-            stop_ids=frozenset(stop_ids),
-            max_new_tokens=max_new_tokens,
-            cancelled=lambda: False,
-        )
-    )
+def letter(token: int) -> bytes:
+    return bytes([33 + token])
+
+
+def request(prompt: torch.Tensor, token_bytes: Callable[[int], bytes] = letter, **rest: Any) -> AnswerRequest:
+    settings = {
+        "sampling": GREEDY,
+        "stop_ids": frozenset(),
+        "max_new_tokens": 12,
+        "cancelled": lambda: False,
+        **rest,
+    }
+    return AnswerRequest(prompt, StreamingDetokeniser(token_bytes), **settings)
+
+
+def run(language: Qwen2ForCausalLM, prompt: torch.Tensor, **rest: Any) -> list[GeneratedToken]:
+    return list(decode(TorchDecoder(language), request(prompt, **rest)))
 
 
 @torch.no_grad()
@@ -88,19 +87,8 @@ def test_answers_decoded_in_turns_do_not_disturb_each_other(
     language: Qwen2ForCausalLM, prompt: torch.Tensor
 ) -> None:
     decoder = TorchDecoder(language)
-
-    def start(embeddings: torch.Tensor) -> object:
-        return decode(
-            decoder,
-            embeddings,
-            detokeniser=StreamingDetokeniser(lambda token: b""),
-            sampling=GREEDY,
-            stop_ids=frozenset(),
-            max_new_tokens=8,
-            cancelled=lambda: False,
-        )
-
-    pairs = list(zip(start(prompt), start(prompt.flip(0)), strict=True))  # type: ignore[call-overload]
+    first_answer = decode(decoder, request(prompt, max_new_tokens=8))
+    pairs = list(zip(first_answer, decode(decoder, request(prompt.flip(0), max_new_tokens=8)), strict=True))
     alone = [event.token_id for event in run(language, prompt, max_new_tokens=8)]
     other = [event.token_id for event in run(language, prompt.flip(0), max_new_tokens=8)]
     assert [first.token_id for first, _ in pairs] == alone
@@ -116,7 +104,7 @@ def test_length_ends_with_its_own_token(language: Qwen2ForCausalLM, prompt: torc
 def test_stop_token_ends_without_text(language: Qwen2ForCausalLM, prompt: torch.Tensor) -> None:
     free = [event.token_id for event in run(language, prompt)]
     stop = next(token for token in free if token != free[0])
-    events = run(language, prompt, stop_ids=[stop])
+    events = run(language, prompt, stop_ids=frozenset([stop]))
     assert [event.token_id for event in events] == free[: free.index(stop) + 1]
     assert events[-1].finish is Finish.STOP
     assert events[-1].text == ""
@@ -133,15 +121,10 @@ def test_cancel_is_heard_before_every_pass(
     language: Qwen2ForCausalLM, prompt: torch.Tensor, after: int
 ) -> None:
     events: list[GeneratedToken] = []
-    stream = decode(
-        TorchDecoder(language),
-        prompt,
-        detokeniser=StreamingDetokeniser(lambda token: b"\xe2\x82"),
-        sampling=GREEDY,
-        stop_ids=frozenset(),
-        max_new_tokens=50,
-        cancelled=lambda: len(events) >= after,
+    asked = request(
+        prompt, lambda token: b"\xe2\x82", max_new_tokens=50, cancelled=lambda: len(events) >= after
     )
+    stream = decode(TorchDecoder(language), asked)
     for event in stream:
         events.append(event)
     assert len(events) == after + 1

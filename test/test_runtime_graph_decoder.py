@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,6 +14,7 @@ from pixelrefer_ros.model import PixelReferNetwork, load_network
 from pixelrefer_ros.model.compiled import CompiledNetwork, open_network
 from pixelrefer_ros.runtime import (
     GREEDY,
+    AnswerRequest,
     Finish,
     Graph,
     GraphDecoder,
@@ -23,7 +23,6 @@ from pixelrefer_ros.runtime import (
     StreamingDetokeniser,
     decode,
 )
-from pixelrefer_ros.runtime.graph_decoder import IDLE_CACHES
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.timeout(600)  # exports, on a busy machine
@@ -65,15 +64,15 @@ def counted(networks: tuple[PixelReferNetwork, CompiledNetwork]) -> tuple[Counte
 
 def answer(decoder: GraphDecoder, prompt: torch.Tensor, count: int = 6, stop_after: int = 99) -> list[int]:
     asked = iter(range(1000))
-    events = decode(
-        decoder,
+    request = AnswerRequest(
         prompt,
-        detokeniser=StreamingDetokeniser(lambda token: b""),
+        StreamingDetokeniser(lambda token: b""),
         sampling=GREEDY,
         stop_ids=frozenset(),
         max_new_tokens=count,
         cancelled=lambda: next(asked) >= stop_after,
     )
+    events = decode(decoder, request)
     return [event.token_id for event in events if event.finish is not Finish.CANCELLED]
 
 
@@ -88,7 +87,7 @@ def test_answers_equal_torch_with_one_cache_after_the_other(
     for length in (5, 40, 3, 17):
         prompt = torch.randn(length, 128)
         assert answer(decoder, prompt) == expected(networks[0], prompt)
-    assert len(session.memory) <= IDLE_CACHES
+    assert len(session.memory) == 1
 
 
 def test_cache_grows_with_a_long_answer(
@@ -137,29 +136,29 @@ def test_cancelled_answer_leaves_its_beginning_to_the_next(
     assert max(session.positions[1:]) == 1
 
 
+def test_two_objects_asked_about_in_turns_are_both_remembered(
+    networks: tuple[PixelReferNetwork, CompiledNetwork], counted: tuple[Counted, GraphDecoder]
+) -> None:
+    session, decoder = counted
+    objects = [torch.randn(30, 128), torch.randn(20, 128)]
+    for _ in range(3):
+        for shown in objects:
+            question = torch.cat((shown, torch.randn(5, 128)))
+            assert answer(decoder, question) == expected(networks[0], question)
+    assert [count for count in session.positions if count > 1] == [35, 25, 5, 5, 5, 5]
+
+
 def test_answers_in_turns_do_not_touch_each_other(
     networks: tuple[PixelReferNetwork, CompiledNetwork], counted: tuple[Counted, GraphDecoder]
 ) -> None:
     _, decoder = counted
     prompt = torch.randn(20, 128)
-    answers, states = [[] for _ in range(5)], []
-    for tokens in answers:
-        cache, logits = decoder.prefill(prompt)
-        tokens.append(int(logits.argmax()))
-        states.append(cache)
+    batches = [decoder.batch() for _ in range(3)]
+    answers = [[int(batch.add(prompt).argmax())] for batch in batches]
     for _ in range(5):
-        for place, tokens in enumerate(answers):
-            states[place], logits = decoder.step(states[place], tokens[-1])
-            tokens.append(int(logits.argmax()))
-    assert answers == [expected(networks[0], prompt)] * 5
-
-
-def test_no_more_caches_are_kept_than_stated(counted: tuple[Counted, GraphDecoder]) -> None:
-    _, decoder = counted
-    lent = [decoder.prefill(torch.randn(9, 128))[0] for _ in range(IDLE_CACHES + 3)]
-    del lent
-    gc.collect()
-    assert len(decoder._pool._idle) == IDLE_CACHES
+        for batch, tokens in zip(batches, answers, strict=True):
+            tokens.append(int(batch.step(tokens[-1:])[0].argmax()))
+    assert answers == [expected(networks[0], prompt)] * 3
 
 
 def test_logits_of_every_position_equal_torch(networks: tuple[PixelReferNetwork, CompiledNetwork]) -> None:

@@ -12,7 +12,15 @@ from pixelrefer_ros.engines import Asked, build_engines
 
 from pixelrefer_ros.model.compiled import open_network
 from pixelrefer_ros.model.crops import global_image
-from pixelrefer_ros.runtime import GREEDY, Finish, OnnxRuntimeBackend, StreamingDetokeniser, decode
+from pixelrefer_ros.runtime import (
+    GREEDY,
+    AnswerRequest,
+    Finish,
+    OnnxRuntimeBackend,
+    StreamingDetokeniser,
+    decode,
+    decode_together,
+)
 from pixelrefer_ros.runtime.tensorrt_backend import TensorRtBackend
 from pixelrefer_ros.runtime.tensorrt_plans import Gpu
 
@@ -31,18 +39,20 @@ workspace_mb: 32
 """
 
 
-def answer(network, prompt, count=12):
-    """Token ids of a greedy answer, and why it ended."""
-    events = decode(
-        network.decoder(),
+def request(prompt, count):
+    return AnswerRequest(
         prompt,
-        detokeniser=StreamingDetokeniser(lambda _: b""),
+        StreamingDetokeniser(lambda _: b""),
         sampling=GREEDY,
         stop_ids=frozenset(),
         max_new_tokens=count,
         cancelled=lambda: False,
     )
-    tokens = list(events)
+
+
+def answer(network, prompt, count=12):
+    """Token ids of a greedy answer, and why it ended."""
+    tokens = list(decode(network.decoder(), request(prompt, count)))
     return [token.token_id for token in tokens], tokens[-1].finish
 
 
@@ -89,3 +99,14 @@ def test_caches_have_the_capacity_of_the_engine(networks):
     _, mine, _ = networks
     graph = mine.language._decoder.graph
     assert {graph.input(name).shape[2] for name, _ in graph.in_place} == {1024}
+
+
+def test_answers_decoded_together_are_those_of_onnx_runtime_alone(networks):
+    _, mine, theirs = networks
+    prompts = [theirs.prompt_embeddings(list(range(3, 3 + length)), []) for length in (12, 30, 7)]
+    requests = [request(prompt, count) for prompt, count in zip(prompts, (9, 4, 12), strict=True)]
+    waiting, found = iter(requests), {request: [] for request in requests}
+    for request_, event in decode_together(mine.decoder(), lambda: next(waiting, None), max_batch=8):
+        found[request_].append(event.token_id)
+    expected = [answer(theirs, asked.embeddings, asked.max_new_tokens)[0] for asked in requests]
+    assert list(found.values()) == expected

@@ -21,12 +21,14 @@ from pixelrefer_ros.model.tokenizer import ChatTokenizer
 from pixelrefer_ros.runtime import (
     BACKENDS,
     GREEDY,
+    AnswerRequest,
     Backend,
     GeneratedToken,
     Sampling,
     StreamingDetokeniser,
     choose_backend,
     decode,
+    decode_together,
     file_hash,
     open_backend,
     read_manifest,
@@ -43,6 +45,10 @@ _DTYPES = {
     "float16": torch.float16,
     "fp16": torch.float16,
 }
+
+
+MAX_BATCH = 8
+"""Questions decoded together where nothing else is said: as many as exported decoders take."""
 
 
 def never() -> bool:
@@ -158,7 +164,7 @@ class PixelReferLite:
         """Encodes several objects of a frame together; see `encode_object`."""
         return self.network.encode_objects(rgb, masks, global_features)
 
-    def generate(
+    def request(
         self,
         text: str,
         objects: Sequence[Sequence[TimedTokens]],
@@ -166,8 +172,8 @@ class PixelReferLite:
         max_new_tokens: int,
         sampling: Sampling | None = None,
         cancelled: Callable[[], bool] = never,
-    ) -> Iterator[GeneratedToken]:
-        """Answers a question, token by token.
+    ) -> AnswerRequest:
+        """A question made ready for `generate_together`; each request is answered once.
 
         Args:
             text: the question, with one ``<region>`` per object, in order; with none, the objects come first.
@@ -177,12 +183,9 @@ class PixelReferLite:
             sampling: how tokens are chosen; greedily by default.
             cancelled: asked before every token; True ends the answer with CANCELLED.
 
-        Returns:
-            The answer's tokens; the work is done as they are taken. The last one carries a `Finish`.
-
         Raises:
-            BadQuestion: at once, not while iterating: an empty text, another number of ``<region>`` than of
-                objects, or a prompt that does not fit the context.
+            BadQuestion: an empty text, another number of ``<region>`` than of objects, or a prompt that does
+                not fit the context.
             ParameterError: max_new_tokens below 1.
         """
         if max_new_tokens < 1:
@@ -198,8 +201,7 @@ class PixelReferLite:
         embeddings = self.network.prompt_embeddings(
             ids, [frame.tokens for frames in objects for frame in frames]
         )
-        return decode(
-            self._decoder,
+        return AnswerRequest(
             embeddings,
             detokeniser=StreamingDetokeniser(self._tokenizer.token_bytes),
             sampling=sampling or GREEDY,
@@ -207,6 +209,47 @@ class PixelReferLite:
             max_new_tokens=max_new_tokens,
             cancelled=cancelled,
         )
+
+    def generate(
+        self,
+        text: str,
+        objects: Sequence[Sequence[TimedTokens]],
+        *,
+        max_new_tokens: int,
+        sampling: Sampling | None = None,
+        cancelled: Callable[[], bool] = never,
+    ) -> Iterator[GeneratedToken]:
+        """Answers a question, token by token; for the arguments and what is raised see `request`.
+
+        Returns:
+            The answer's tokens; the work is done as they are taken. The last one carries a `Finish`.
+        """
+        request = self.request(
+            text, objects, max_new_tokens=max_new_tokens, sampling=sampling, cancelled=cancelled
+        )
+        return decode(self._decoder, request)
+
+    def generate_together(
+        self, waiting: Callable[[], AnswerRequest | None], *, max_batch: int = MAX_BATCH
+    ) -> Iterator[tuple[AnswerRequest, GeneratedToken]]:
+        """Answers several questions together, each as it would be answered alone.
+
+        Args:
+            waiting: the next request (see `request`), or None if none waits now: asked before each step while
+                there is room, so that questions may come while others are answered. None while nothing is
+                decoded ends the work.
+            max_batch: questions decoded together, at most; the backend may take fewer.
+
+        Returns:
+            A request and its next token, as they come; the work is done as they are taken. A request's last
+            token carries a `Finish`.
+
+        Raises:
+            ParameterError: max_batch below 1.
+        """
+        if max_batch < 1:
+            raise ParameterError(f"max_batch is {max_batch}; it must be at least 1")
+        return decode_together(self._decoder, waiting, max_batch=max_batch)
 
 
 def _check_region_token(folder: Path, config: PixelReferConfig, tokenizer: ChatTokenizer) -> None:

@@ -4,7 +4,16 @@
 from __future__ import annotations
 
 from pixelrefer_ros.runtime.backends import BACKENDS, choose_backend, open_backend
-from pixelrefer_ros.runtime.decoding import NO_TOKEN, Decoder, Finish, GeneratedToken, decode
+from pixelrefer_ros.runtime.decoding import (
+    NO_TOKEN,
+    AnswerRequest,
+    Decoder,
+    DecodingBatch,
+    Finish,
+    GeneratedToken,
+    decode,
+    decode_together,
+)
 from pixelrefer_ros.runtime.detokeniser import StreamingDetokeniser
 from pixelrefer_ros.runtime.graph_decoder import GraphDecoder
 from pixelrefer_ros.runtime.manifest import (
@@ -28,9 +37,11 @@ __all__ = [
     "BACKENDS",
     "GREEDY",
     "NO_TOKEN",
+    "AnswerRequest",
     "Backend",
     "DataFile",
     "Decoder",
+    "DecodingBatch",
     "Finish",
     "GeneratedToken",
     "Graph",
@@ -48,6 +59,7 @@ __all__ = [
     "check_feeds",
     "choose_backend",
     "decode",
+    "decode_together",
     "file_hash",
     "is_exported",
     "open_backend",

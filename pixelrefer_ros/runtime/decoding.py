@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The decoding loop: prefill, then one token after the other, over any decoder with a KV cache."""
+"""The decoding loop: prefill, then one token after the other, for several answers at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,39 +50,47 @@ class GeneratedToken:
     finish: Finish | None = None
 
 
-class Decoder(Protocol):
-    """A language model with a KV cache: what each backend implements.
+class DecodingBatch(Protocol):
+    """Answers decoded together, one row of the KV caches each; no row sees another.
 
-    A cache belongs to one answer, is opaque to the loop, and is consumed by `step`; several answers may
-    be decoded in turns.
+    Belongs to one thread; a decoder may have several.
     """
+
+    def add(self, embeddings: torch.Tensor) -> NDArray[np.float32]:
+        """Runs a prompt, (L, D) embeddings, as a new last row; the logits (V,) after its last position."""
+        ...
+
+    def step(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Appends one token to every row, in one pass; the logits (rows, V) after them."""
+        ...
+
+    def remove(self, row: int) -> None:
+        """Drops a row; the last one takes its place."""
+        ...
+
+    def close(self) -> None:
+        """Hands the memory back; the batch is not to be used any more."""
+        ...
+
+
+class Decoder(Protocol):
+    """A language model with a KV cache: what each backend implements."""
 
     context_length: int
     """Positions that a prompt and its answer may fill together."""
+    max_batch: int
+    """Rows of a batch, at most."""
 
-    def prefill(self, embeddings: torch.Tensor) -> tuple[Any, NDArray[np.float32]]:
-        """Runs a prompt: (L, D) embeddings to a new cache and the logits (V,) after the last position."""
+    def batch(self) -> DecodingBatch:
+        """A batch with no row yet."""
         ...
 
-    def step(self, cache: Any, token_id: int) -> tuple[Any, NDArray[np.float32]]:
-        """Appends one token: the cache that includes it, and the logits (V,) after it."""
-        ...
 
+@dataclass(frozen=True, eq=False, slots=True)
+class AnswerRequest:
+    """One answer to decode.
 
-def decode(
-    decoder: Decoder,
-    embeddings: torch.Tensor,
-    *,
-    detokeniser: StreamingDetokeniser,
-    sampling: Sampling,
-    stop_ids: frozenset[int],
-    max_new_tokens: int,
-    cancelled: Callable[[], bool],
-) -> Iterator[GeneratedToken]:
-    """Yields the tokens of an answer; the last event, and only that, carries a `Finish`.
-
-    Args:
-        decoder: the language model.
+    Attributes:
         embeddings: (L, D), the prompt; shorter than the decoder's context.
         detokeniser: a fresh one, for this answer.
         sampling: how tokens are chosen.
@@ -90,20 +98,100 @@ def decode(
         max_new_tokens: at least 1; the room left in the context bounds it too.
         cancelled: asked before the prefill and before every further pass.
     """
-    limit = min(max_new_tokens, decoder.context_length - embeddings.shape[0])
-    chooser = TokenChooser(sampling)
-    cache, token = None, NO_TOKEN
-    for count in range(1, limit + 1):
-        if cancelled():
-            yield GeneratedToken(NO_TOKEN, detokeniser.flush(), 1.0, Finish.CANCELLED)
-            return
-        cache, logits = decoder.prefill(embeddings) if count == 1 else decoder.step(cache, token)
-        token, probability = chooser.choose(logits)
-        if token in stop_ids:
-            yield GeneratedToken(token, detokeniser.flush(), probability, Finish.STOP)
-            return
-        text = detokeniser.push(token)
-        if count == limit:
-            yield GeneratedToken(token, text + detokeniser.flush(), probability, Finish.LENGTH)
+
+    embeddings: torch.Tensor
+    detokeniser: StreamingDetokeniser
+    sampling: Sampling
+    stop_ids: frozenset[int]
+    max_new_tokens: int
+    cancelled: Callable[[], bool]
+
+
+def decode(decoder: Decoder, request: AnswerRequest) -> Iterator[GeneratedToken]:
+    """Yields the tokens of one answer; the last event, and only that, carries a `Finish`."""
+    only = iter([request])
+    return (event for _, event in decode_together(decoder, lambda: next(only, None), max_batch=1))
+
+
+def decode_together(
+    decoder: Decoder, waiting: Callable[[], AnswerRequest | None], *, max_batch: int
+) -> Iterator[tuple[AnswerRequest, GeneratedToken]]:
+    """Decodes answers together, one pass of the decoder per step for all of them.
+
+    Before each step what waits is taken in while there is room: nobody is waited for, and an answer that ends
+    makes room for another. Each answer is the one it would be alone.
+
+    Args:
+        decoder: the language model.
+        waiting: the next answer to begin, or None if none waits now; None while nothing is decoded ends the
+            loop.
+        max_batch: answers decoded together, at most, at least 1; the decoder's own bound holds too.
+
+    Yields:
+        A request and its next token, as they come. A request's last event, and only that, carries a `Finish`.
+    """
+    room = min(max_batch, decoder.max_batch)
+    batch = decoder.batch()
+    rows: list[_Row] = []
+
+    def leave(place: int) -> None:
+        batch.remove(place)
+        rows[place] = rows[-1]
+        rows.pop()
+
+    try:
+        while True:
+            while len(rows) < room and (request := waiting()) is not None:
+                row = _Row(request, decoder.context_length)
+                if request.cancelled():
+                    yield request, row.cancel()
+                    continue
+                rows.append(row)
+                yield request, row.take(batch.add(request.embeddings))
+                if row.ended:
+                    leave(len(rows) - 1)
+            if not rows:
+                return
+            for place in reversed(range(len(rows))):
+                if rows[place].request.cancelled():
+                    yield rows[place].request, rows[place].cancel()
+                    leave(place)
+            if not rows:
+                continue
+            logits = batch.step([row.token for row in rows])
+            for row, of_row in zip(rows, logits, strict=True):
+                yield row.request, row.take(of_row)
+            for place in reversed(range(len(rows))):
+                if rows[place].ended:
+                    leave(place)
+    finally:
+        batch.close()
+
+
+class _Row:
+    """One answer on its way."""
+
+    def __init__(self, request: AnswerRequest, context_length: int) -> None:
+        self.request = request
+        self.token, self.ended = NO_TOKEN, False
+        self._left = min(request.max_new_tokens, context_length - request.embeddings.shape[0])
+        self._chooser = TokenChooser(request.sampling)
+
+    def take(self, logits: NDArray[np.float32]) -> GeneratedToken:
+        """The next token, from the logits (V,) after the row's last position."""
+        self.token, probability = self._chooser.choose(logits)
+        self._left -= 1
+        text = ""
+        if self.token in self.request.stop_ids:
+            finish: Finish | None = Finish.STOP
         else:
-            yield GeneratedToken(token, text, probability)
+            text = self.request.detokeniser.push(self.token)
+            finish = None if self._left else Finish.LENGTH
+        if finish is not None:
+            self.ended = True
+            text += self.request.detokeniser.flush()
+        return GeneratedToken(self.token, text, probability, finish)
+
+    def cancel(self) -> GeneratedToken:
+        """The event of an answer that nobody wants any more."""
+        return GeneratedToken(NO_TOKEN, self.request.detokeniser.flush(), 1.0, Finish.CANCELLED)

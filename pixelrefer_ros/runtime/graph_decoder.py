@@ -4,50 +4,22 @@
 from __future__ import annotations
 
 import threading
-import weakref
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pixelrefer_ros.runtime.manifest import Graph
+from pixelrefer_ros.runtime.cache_rows import CacheRows
+from pixelrefer_ros.runtime.decoding import DecodingBatch
 from pixelrefer_ros.runtime.session import Session, torch_dtype
-
-IDLE_CACHES = 2
-"""Caches kept after their answers, with what they hold."""
-_STEP = 256  # caches grow by so many positions
-_WORTH_KEEPING = 8  # shared positions below which a prompt is computed whole
-
-
-class GraphCache:
-    """Keys and values of one answer: (1, Hkv, C, Dh) tensors by the names of the decoder's inputs.
-
-    Attributes:
-        tensors: the memory; room for `capacity` positions.
-        length: positions filled.
-        prompt: (L, D), the embeddings of the first positions, L <= length.
-    """
-
-    __slots__ = ("__weakref__", "length", "prompt", "tensors")
-
-    def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
-        """See the class."""
-        self.tensors = tensors
-        self.length = 0
-        self.prompt: torch.Tensor | None = None
-
-    @property
-    def capacity(self) -> int:
-        """Positions there is room for."""
-        return next(iter(self.tensors.values())).shape[2]
 
 
 class GraphDecoder:
     """A `pixelrefer_ros.runtime.Decoder` over a decoder graph and an embedding graph.
 
-    The memory of an answer's cache is used again after it. A prompt that begins as an earlier one did (the
-    same object asked about again) takes that beginning from the earlier cache and computes only the rest.
+    The memory of a batch is used again after it. A prompt that begins as another did (the same object asked
+    about again, or by several questions at once) takes that beginning over and computes only the rest.
 
     Args:
         decoder: inputs ``embeddings``, ``start``, ``last`` and the caches of every layer; outputs ``logits``
@@ -62,122 +34,75 @@ class GraphDecoder:
     ) -> None:
         """See the class."""
         self.context_length = context_length
+        self.max_batch = decoder.graph.profiles["B"].max if "B" in decoder.graph.profiles else 1
         self._decoder, self._embed, self._device = decoder, embed, device
-        self._pool = _CachePool(decoder.graph, context_length, device)
+        self._idle: CacheRows | None = None
+        # A batch may be closed when it is collected, which may happen while this very thread takes one.
+        self._turn = threading.RLock()
         spec = embed.graph.input("objects")
         width = spec.shape[1]
         assert isinstance(width, int)  # noqa: S101 (the width of a model is fixed)
         self._no_objects = torch.zeros(1, width, dtype=torch_dtype(spec.dtype), device=device)
 
-    def prefill(self, embeddings: torch.Tensor) -> tuple[Any, NDArray[np.float32]]:
-        """Runs a prompt, (L, D); see `pixelrefer_ros.runtime.Decoder`."""
-        cache = self._pool.take(embeddings)
-        logits = self._append(cache, embeddings[cache.length :])
-        cache.prompt = embeddings
-        return self._lend(cache), logits
-
-    def step(self, cache: Any, token_id: int) -> tuple[Any, NDArray[np.float32]]:
-        """Appends one token; see `pixelrefer_ros.runtime.Decoder`."""
-        ids = torch.tensor([token_id], device=self._device)
-        embedded = self._embed.run({"ids": ids, "objects": self._no_objects})["embeddings"]
-        inner: GraphCache = cache.cache
-        if inner.length == inner.capacity:
-            self._pool.grow(inner)
-        return cache, self._append(inner, embedded)
+    def batch(self) -> DecodingBatch:
+        """A batch with no row yet; see `pixelrefer_ros.runtime.Decoder`."""
+        with self._turn:
+            rows, self._idle = self._idle, None
+        if rows is None:  # none was used before, or another thread decodes
+            rows = CacheRows(self._decoder.graph, self.context_length, self._device)
+        return _GraphBatch(self, rows)
 
     def logits(self, embeddings: torch.Tensor) -> NDArray[np.float32]:
         """Logits after every position of a prompt, (L, D) to (L, V), one position at a time: for checking."""
-        cache = self._pool.take(embeddings)
-        cache.length = 0
-        return np.stack([self._append(cache, embedding[None]) for embedding in embeddings])
+        rows = CacheRows(self._decoder.graph, self.context_length, self._device)
+        rows.begin(embeddings)
+        return np.stack([self.append(rows, 0, embedding[None, None])[0] for embedding in embeddings])
 
-    def _append(self, cache: GraphCache, embeddings: torch.Tensor) -> NDArray[np.float32]:
-        count = embeddings.shape[0]
+    def append(self, rows: CacheRows, place: int, embeddings: torch.Tensor) -> NDArray[np.float32]:
+        """Runs positions (B, S, D) of the B rows from `place` on: the logits (B, V) after the last ones."""
+        count, steps = embeddings.shape[:2]
         feeds = {
-            "embeddings": embeddings[None].contiguous(),
-            "start": torch.tensor([cache.length], device=self._device),
-            "last": torch.tensor([count - 1], device=self._device),
-            **cache.tensors,
+            "embeddings": embeddings.contiguous(),
+            "start": torch.tensor(rows.lengths[place : place + count], device=self._device),
+            "last": torch.full((count,), steps - 1, device=self._device),
+            **rows.memory(place, place + count),
         }
         logits = self._decoder.run(feeds)["logits"]
-        cache.length += count
-        return np.asarray(logits[0, 0].cpu().numpy())
+        for row in range(place, place + count):
+            rows.filled(row, steps)
+        return np.asarray(logits[:, 0].cpu().numpy())
 
-    def _lend(self, cache: GraphCache) -> _Lent:
-        lent = _Lent(cache)
-        weakref.finalize(lent, self._pool.give_back, cache).atexit = False
-        return lent
+    def embedded(self, token_ids: Sequence[int]) -> torch.Tensor:
+        """Embeddings (B, D) of tokens: a batch's."""
+        ids = torch.tensor(token_ids, device=self._device)
+        return self._embed.run({"ids": ids, "objects": self._no_objects})["embeddings"]
 
-
-class _Lent:
-    """A cache while its answer lives: when the loop drops this, the cache goes back to the pool."""
-
-    __slots__ = ("__weakref__", "cache")
-
-    def __init__(self, cache: GraphCache) -> None:
-        self.cache = cache
-
-
-class _CachePool:
-    """The caches of ended answers, the newest last; beyond `IDLE_CACHES` the oldest is freed."""
-
-    def __init__(self, graph: Graph, context_length: int, device: torch.device) -> None:
-        self._specs = [graph.input(name) for name, _ in graph.in_place]
-        self._context_length = context_length
-        self._device = device
-        self._idle: list[GraphCache] = []
-        # Caches come back when an answer is collected, which may happen while this very thread takes one.
-        self._turn = threading.RLock()
-
-    def take(self, prompt: torch.Tensor) -> GraphCache:
-        """A cache with room for a prompt, holding as much of its beginning as an idle one has."""
+    def give_back(self, rows: CacheRows) -> None:
+        """Takes over the caches of a batch that is closed."""
         with self._turn:
-            shared, place = max(
-                ((_shared(idle, prompt), place) for place, idle in enumerate(self._idle)), default=(0, -1)
-            )
-            if shared >= _WORTH_KEEPING:
-                cache = self._idle.pop(place)
-            elif len(self._idle) == IDLE_CACHES:
-                cache, shared = self._idle.pop(0), 0
-            else:
-                cache, shared = self._new(0), 0
-        # The last position is computed anyway: its logits are wanted.
-        cache.length = min(shared, prompt.shape[0] - 1)
-        cache.prompt = None
-        if cache.capacity < prompt.shape[0]:
-            self._resize(cache, prompt.shape[0])
-        return cache
-
-    def give_back(self, cache: GraphCache) -> None:
-        """The answer has ended."""
-        with self._turn:
-            self._idle.append(cache)
-            del self._idle[:-IDLE_CACHES]
-
-    def grow(self, cache: GraphCache) -> None:
-        """Room for another position at least."""
-        self._resize(cache, cache.capacity + 1)
-
-    def _resize(self, cache: GraphCache, needed: int) -> None:
-        larger = self._new(needed)
-        for name, tensor in larger.tensors.items():
-            tensor[:, :, : cache.length] = cache.tensors[name][:, :, : cache.length]
-        cache.tensors = larger.tensors
-
-    def _new(self, needed: int) -> GraphCache:
-        # Zeros: positions not yet filled are masked, but a NaN would spread through the mask's product.
-        room = min((needed // _STEP + 1) * _STEP, self._context_length)
-        tensors = {}
-        for spec in self._specs:
-            shape = [size if isinstance(size, int) else {"B": 1, "C": room}[size] for size in spec.shape]
-            tensors[spec.name] = torch.zeros(shape, dtype=torch_dtype(spec.dtype), device=self._device)
-        return GraphCache(tensors)
+            self._idle = rows
 
 
-def _shared(cache: GraphCache, prompt: torch.Tensor) -> int:
-    """Positions at the beginning that a cache and a prompt have in common."""
-    if cache.prompt is None:
-        return 0
-    count = min(cache.prompt.shape[0], prompt.shape[0])
-    same = (cache.prompt[:count] == prompt[:count]).all(dim=1)
-    return int(same.cumprod(0).sum())
+class _GraphBatch:
+    """The active rows of caches; see `pixelrefer_ros.runtime.DecodingBatch`."""
+
+    def __init__(self, decoder: GraphDecoder, rows: CacheRows) -> None:
+        self._decoder, self._rows = decoder, rows
+
+    def add(self, embeddings: torch.Tensor) -> NDArray[np.float32]:
+        place = self._rows.active
+        known = self._rows.begin(embeddings)
+        logits = self._decoder.append(self._rows, place, embeddings[None, known:])
+        self._rows.remember(place, embeddings)
+        return logits[0]
+
+    def step(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        self._rows.make_room()
+        return self._decoder.append(self._rows, 0, self._decoder.embedded(token_ids)[:, None])
+
+    def remove(self, row: int) -> None:
+        self._rows.end(row)
+
+    def close(self) -> None:
+        self._rows.end_all()
+        self._decoder.give_back(self._rows)
