@@ -17,6 +17,7 @@ from pixelrefer_ros.engines.build import BuiltEngine
 
 from pixelrefer_ros.errors import BackendError
 from pixelrefer_ros.runtime.tensorrt_plans import (
+    PART,
     EngineKey,
     EngineRecord,
     read_plan,
@@ -119,7 +120,7 @@ class EngineStore:
             full = "the disk is full" if error.errno == errno.ENOSPC else str(error)
             raise BackendError(
                 f"{plan} ({len(built.plan)} bytes) cannot be written: {full}; make room, or give another "
-                "folder with --engines"
+                "folder with --engines (the node: engine_dir)"
             ) from error
         for old in self.folder.glob(f"{graph}.*.plan"):
             if old != plan:
@@ -132,7 +133,8 @@ class EngineStore:
             lock = (self.folder / LOCK).open("a")
         except OSError as error:
             raise BackendError(
-                f"engines cannot be kept in {self.folder} ({error}): give another folder with --engines"
+                f"engines cannot be kept in {self.folder} ({error}): give another folder with --engines "
+                "(the node: engine_dir)"
             ) from error
         with lock:
             waiting = False
@@ -148,4 +150,6 @@ class EngineStore:
                     if self.stopped():
                         raise BackendError(f"stopped while waiting for {self.folder / LOCK}") from None
                     time.sleep(_LOOK_AGAIN_S)
+            for half in self.folder.glob(f"*{PART}"):  # of a process that ended while it wrote
+                half.unlink(missing_ok=True)
             yield

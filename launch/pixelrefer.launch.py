@@ -2,6 +2,7 @@
 """Start the node: `ros2 launch pixelrefer_ros pixelrefer.launch.py image_topic:=/camera/image_raw`.
 
 An argument that is left empty keeps what the parameter file says, or else the node's default.
+With `build_only:=true` it builds the TensorRT engines of the models, once per robot, and ends.
 """
 
 from pathlib import Path
@@ -20,6 +21,7 @@ ARGUMENTS = (
     ("tracker_model", "", "SAM 2 model, given likewise; none: tracking is off"),
     ("backend", "", "auto, tensorrt, onnxruntime or torch"),
     ("autostart", "", "true: configure and activate at once; false: wait for a lifecycle manager"),
+    ("build_only", "", "true: build the models' TensorRT engines for this machine, and end"),
     ("image_topic", "image", "the camera's topic, without /compressed"),
     ("namespace", "", "namespace of the node, named pixelrefer in it"),
     ("params_file", str(CONFIG / "pixelrefer.yaml"), "parameter file; empty: none"),
@@ -48,8 +50,9 @@ def start_node(context: LaunchContext) -> list[SetEnvironmentVariable | Node]:
     for name in ("model", "tracker_model", "backend"):
         if given[name]:
             overrides[name] = ParameterValue(given[name], value_type=str)
-    if given["autostart"]:
-        overrides["autostart"] = as_bool("autostart", given)
+    for name in ("autostart", "build_only"):
+        if given[name]:
+            overrides[name] = as_bool(name, given)
     parameters.append(overrides)
 
     topic = given["image_topic"]

@@ -123,6 +123,46 @@ def load_perception(parameters: Parameters) -> Perception:
     return Perception(language, tracker, settings)
 
 
+def build_named_engines(
+    parameters: Parameters, *, say: Callable[[str], None], stopped: Callable[[], bool]
+) -> None:
+    """Build the TensorRT engines of the models that the parameters name, where these are exported folders.
+
+    Args:
+        parameters: the settings of the node.
+        say: takes one line for people.
+        stopped: asked often while building; True ends it.
+
+    Raises:
+        ParameterError: none of them is an exported folder.
+        PixelReferError: see `pixelrefer_ros.engines.build_engines`; no TensorRT or no GPU is one too.
+    """
+    from pixelrefer_ros.engines import Asked, build_engines
+    from pixelrefer_ros.runtime import is_exported, read_manifest
+    from pixelrefer_ros.runtime.tensorrt_machine import current_gpu, import_tensorrt
+
+    named = {"model": parameters.model} | (
+        {"tracker_model": parameters.tracker_model} if parameters.tracking else {}
+    )
+    folders = []
+    for what, name in named.items():
+        found = name if name == TINY_RANDOM else _find(name, what)
+        if isinstance(found, Path) and is_exported(found):
+            read_manifest(found)  # a wrong folder is told before minutes of building
+            folders.append(found)
+        else:
+            say(f"{what} {name!r} is no exported folder: it has no engines")
+    if not folders:
+        raise ParameterError(
+            "no engines to build: neither model nor tracker_model is an exported folder; make one with "
+            "`pixelrefer export MODEL --out DIR` and give DIR"
+        )
+    trt, gpu = import_tensorrt(), current_gpu()
+    for folder in folders:
+        asked = Asked(parameters.engine_profile or None, _engines(parameters, folder))
+        build_engines(folder, trt, gpu, asked, say=say, stopped=stopped)
+
+
 def _engines(parameters: Parameters, model: Path | str) -> Path | None:
     """Where the engines of a model lie; None: in its own folder."""
     return Path(parameters.engine_dir).expanduser() / Path(model).name if parameters.engine_dir else None

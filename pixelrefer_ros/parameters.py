@@ -7,100 +7,26 @@ reference page ``docs/parameters.md`` is rendered from it. No ROS is needed here
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from pixelrefer_ros.errors import ParameterError
+from pixelrefer_ros.schema import Change, Parameter, Value, plain
 
 if TYPE_CHECKING:
     from pixelrefer_ros.perception import PerceptionSettings
 
-Value = bool | int | float | str
-
-
-class Change(Enum):
-    """When a parameter may be given another value."""
-
-    ANY_TIME = "any time; takes effect at once"
-    UNCONFIGURED = "while the node is unconfigured"
-    START = "only at start (read-only)"
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One setting.
-
-    Attributes:
-        name: as in ROS.
-        type: bool, int, float or str.
-        default: used where nothing is given.
-        unit: of the value; empty where it has none.
-        minimum, maximum: inclusive bounds of a number; None: unbounded.
-        choices: the values a text may take; empty: any.
-        max_length: most characters of a text; None for other types.
-        change: when it may be given another value.
-        description: what it does.
-    """
-
-    name: str
-    type: type[bool] | type[int] | type[float] | type[str]
-    default: Value
-    unit: str = ""
-    minimum: float | None = None
-    maximum: float | None = None
-    choices: tuple[str, ...] = ()
-    max_length: int | None = None
-    change: Change = Change.ANY_TIME
-    description: str = ""
-
-    @property
-    def read_only(self) -> bool:
-        """True if the value is fixed once the node runs."""
-        return self.change is Change.START
-
-    @property
-    def bounds(self) -> str:
-        """The values allowed, in words; empty if every value of the type is."""
-        if self.choices:
-            return "one of " + ", ".join(self.choices)
-        if self.minimum is not None or self.maximum is not None:
-            return f"from {plain(self.minimum)} to {plain(self.maximum)}"
-        if self.max_length is not None:
-            return f"at most {self.max_length} characters"
-        return ""
-
-    def check(self, value: object) -> Value:
-        """Return `value` as this parameter's type.
-
-        Args:
-            value: what was given; an int is taken where a float is wanted.
-
-        Raises:
-            ParameterError: its type, bounds, length or choice is wrong; names parameter and value.
-        """
-        if self.type is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if type(value) is not self.type or not isinstance(value, bool | int | float | str):
-            raise ParameterError(
-                f"parameter {self.name}: {value!r} is a {type(value).__name__}; give a {self.type.__name__}"
-            )
-        if self.choices and value not in self.choices:
-            raise ParameterError(f"parameter {self.name}: {value!r} is not {self.bounds}")
-        if isinstance(value, str):
-            if self.max_length is not None and len(value) > self.max_length:
-                raise ParameterError(f"parameter {self.name}: {len(value)} characters; give {self.bounds}")
-        elif not math.isfinite(value) or not self._in_bounds(value):
-            raise ParameterError(
-                f"parameter {self.name}: {value!r} is out of bounds; give a value {self.bounds}"
-            )
-        return value
-
-    def _in_bounds(self, value: float) -> bool:
-        above = self.minimum is None or value >= self.minimum
-        return above and (self.maximum is None or value <= self.maximum)
+__all__ = [
+    "SCHEMA",
+    "Change",
+    "Parameter",
+    "Parameters",
+    "check_parameters",
+    "find_parameter",
+    "perception_settings",
+    "plain",
+]
 
 
 def _parameter(default: Value, description: str, **rest: Any) -> Any:
@@ -146,6 +72,19 @@ class Parameters:
         "(`pixelrefer build-engines MODEL --engines ENGINE_DIR/NAME`). Empty: in the model's own folder.",
         max_length=4096,
         change=Change.UNCONFIGURED,
+    )
+    engine_profile: str = _parameter(
+        "",
+        "For `build_only`: the class of machine that engines are built for, a shipped profile's name or the "
+        "path of a `.yaml` file. Empty: by the GPU.",
+        max_length=4096,
+        change=Change.UNCONFIGURED,
+    )
+    build_only: bool = _parameter(
+        False,
+        "Configuring builds the TensorRT engines of `model` and `tracker_model`, where these are exported "
+        "folders, and loads nothing; then the process ends, with exit code 0 if every engine is there.",
+        change=Change.START,
     )
     max_objects: int = _parameter(
         16,
@@ -289,10 +228,3 @@ def perception_settings(parameters: Parameters) -> PerceptionSettings:
         temperature=parameters.temperature,
         top_p=parameters.top_p,
     )
-
-
-def plain(value: object) -> str:
-    """A value as a person or a YAML file would write it."""
-    if value is None:
-        return "any"
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -4,12 +4,19 @@
 It keeps TensorRT's rules (what must be set before a run, which sizes a profile allows, which addresses must
 be the same) and journals the calls. Its "plan" is the ONNX graph, and a run computes it with ONNX Runtime in
 the memory whose addresses were given: so results can be compared, not only calls.
+
+Run as a script, this file installs the stand-in and runs a module of the package with it.
 """
 
 from __future__ import annotations
 
+import argparse
 import base64
 import json
+import runpy
+import signal
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum, IntEnum
@@ -398,3 +405,30 @@ class _Context:
             element = value.type.tensor_type.elem_type
             binding.bind_output(name, "cpu", 0, element, shapes[name], addresses[name])
         self._engine.session.run_with_iobinding(binding)
+
+
+def main() -> None:
+    """Run a module as ``python -m`` would, with the stand-in and, if asked for, a GPU."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--gpu", help="name of the GPU; without it there is none")
+    parser.add_argument("--step-s", type=float, default=0.0, help="how long each step of a build takes")
+    parser.add_argument("module")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER)
+    options = parser.parse_args()
+    sys.argv[1:] = options.arguments
+
+    from pixelrefer_ros.runtime import tensorrt_machine
+    from pixelrefer_ros.runtime.tensorrt_plans import Gpu
+
+    # Where the parent was started in the background, SIGINT is ignored, and children would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    trt = FakeTensorRT()
+    trt.on_step = lambda: time.sleep(options.step_s)
+    sys.modules["tensorrt"] = trt
+    if options.gpu is not None:
+        tensorrt_machine.current_gpu = lambda: Gpu(options.gpu, (8, 9), 24.0)
+    runpy.run_module(options.module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

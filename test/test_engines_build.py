@@ -3,23 +3,30 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
-import time
+from pathlib import Path
 
 import engine_graphs
+import fake_tensorrt
 import pytest
 import torch
 from fake_tensorrt import FakeTensorRT, HostStream
 from pixelrefer_ros.engines import Asked, BuildOptions, build_engine, build_engines
 
 from pixelrefer_ros import cli
-from pixelrefer_ros.errors import BackendError, CheckpointError, ParameterError
+from pixelrefer_ros.errors import BackendError, CheckpointError, ParameterError, PixelReferError
+from pixelrefer_ros.model_source import build_named_engines
+from pixelrefer_ros.parameters import check_parameters
 from pixelrefer_ros.runtime import OnnxRuntimeBackend, read_manifest
 from pixelrefer_ros.runtime import tensorrt_machine as machine
 from pixelrefer_ros.runtime.manifest import Profile
 from pixelrefer_ros.runtime.tensorrt_backend import TensorRtBackend, why_not_tensorrt
 from pixelrefer_ros.runtime.tensorrt_plans import Gpu, read_record
 
+ROOT = Path(__file__).parent.parent
 GPU = Gpu("NVIDIA GeForce RTX 4090", (8, 9), 24.0)
 PROFILES = {"batch": Profile(1, 1, 2), "sequence": Profile(1, 8, 16), "rows": Profile(1, 2, 4)}
 ANY_PRECISION = """
@@ -288,20 +295,81 @@ def test_the_command_builds_and_says_what_it_did(folder, trt, monkeypatch, capsy
     assert (tmp_path / "kept/vision.engine.json").is_file() and not (folder / "engines").exists()
 
 
-def test_an_interrupt_stops_the_build_and_leaves_nothing_half(folder, trt, monkeypatch, capsys, tmp_path):
-    import _thread
+def building_child(start_child, folder, step_s):
+    """The command in a process of its own, once TensorRT builds there."""
+    child = start_child(
+        [
+            *(sys.executable, fake_tensorrt.__file__, "--gpu", GPU.name, f"--step-s={step_s}"),
+            *("pixelrefer_ros.cli", "build-engines", str(folder)),
+            *("--profile", str(folder.parent / "any.yaml"), "--graph", "vision"),
+        ],
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert "tensorrt 10.15.1.29" in child.stdout.readline()
+    assert child.stdout.readline() == "vision: building (there is none)\n"
+    return child
 
+
+STOPPING = "pixelrefer: stopping at TensorRT's next step; interrupt again to end at once\n"
+
+
+def test_an_interrupt_stops_the_build_and_leaves_nothing_half(folder, start_child):
+    child = building_child(start_child, folder, step_s=3.0)
+    child.send_signal(signal.SIGINT)
+    assert child.wait(60.0) == 130
+    assert (child.stdout.read(), child.stderr.read()) == ("", STOPPING + "pixelrefer: interrupted\n")
+    assert sorted(path.name for path in (folder / "engines").iterdir()) == ["building.lock"]
+
+
+def test_a_second_interrupt_ends_a_build_that_does_not_stop(folder, trt, asked, start_child):
+    child = building_child(start_child, folder, step_s=600.0)
+    child.send_signal(signal.SIGINT)
+    assert child.stderr.readline() == STOPPING
+    child.send_signal(signal.SIGINT)
+    assert child.wait(60.0) == 130
+    assert (child.stdout.read(), child.stderr.read()) == ("", "pixelrefer: interrupted\n")
+    assert build(folder, trt, asked)[0] == ["decoder", "vision"]  # the lock went with the process
+
+
+def build_named(folder, **parameters):
+    """What the node with `build_only` builds, and the lines it says."""
+    lines: list[str] = []
+    named = {"model": str(folder), "tracker_model": "none", **parameters}
+    build_named_engines(check_parameters(named), say=lines.append, stopped=lambda: False)
+    return lines
+
+
+def test_a_named_model_that_is_no_exported_folder_is_told_and_the_other_is_built(
+    folder, trt, monkeypatch, tmp_path
+):
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
     monkeypatch.setattr(machine, "current_gpu", lambda: GPU)
+    given = {"engine_profile": str(tmp_path / "any.yaml"), "engine_dir": str(tmp_path / "kept")}
+    lines = build_named(folder, tracker_model="tiny-random", **given)
+    assert lines[0] == "tracker_model 'tiny-random' is no exported folder: it has no engines"
+    assert len(calls(trt, "build")) == len(list((tmp_path / "kept/model").glob("*.plan"))) == 2
 
-    def interrupt() -> None:
-        _thread.interrupt_main()  # as Ctrl-C does, while TensorRT builds
-        time.sleep(1.0)  # longer than it takes to notice
 
-    trt.on_step = interrupt
-    assert cli.main(["build-engines", str(folder), "--profile", str(tmp_path / "any.yaml")]) == 130
-    assert capsys.readouterr().err == "pixelrefer: interrupted\n"
-    assert sorted(path.name for path in (folder / "engines").iterdir()) == ["building.lock"]
+@pytest.mark.parametrize(
+    ("parameters", "told"),
+    [
+        ({}, "exported in fp32.*the node: engine_profile"),  # it was exported in fp32
+        ({"engine_profile": "no-such"}, "there is no profile 'no-such'"),
+        ({"model": "tiny-random"}, "neither model nor tracker_model is an exported folder"),
+        ({"model": "/no/such"}, "model '/no/such' does not exist"),
+    ],
+    ids=["precision", "profile", "nothing exported", "no folder"],
+)
+def test_named_models_that_cannot_be_built_are_told_with_the_parameter_to_set(
+    folder, trt, monkeypatch, parameters, told
+):
+    monkeypatch.setitem(sys.modules, "tensorrt", trt)
+    monkeypatch.setattr(machine, "current_gpu", lambda: GPU)
+    with pytest.raises(PixelReferError, match=told):
+        build_named(folder, **parameters)
+    assert trt.calls == []
 
 
 def test_without_tensorrt_or_gpu_the_command_says_what_is_missing(folder, trt, monkeypatch, capsys):

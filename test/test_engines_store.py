@@ -170,6 +170,14 @@ def test_a_full_disk_leaves_no_half_file_and_the_engine_of_before(store, monkeyp
     assert set(before) <= set(files(store))
 
 
+def test_what_a_killed_process_was_writing_is_removed_by_the_next(store):
+    store.ensure("decoder", KEY, Builds())
+    whole = files(store)
+    (store.folder / f"decoder.0123456789ab.plan.4000000{tensorrt_plans.PART}").write_bytes(b"half a pl")
+    assert not store.ensure("decoder", KEY, Builds())
+    assert files(store) == whole
+
+
 def test_a_build_that_fails_leaves_the_engine_of_before(store):
     store.ensure("decoder", KEY, Builds())
 

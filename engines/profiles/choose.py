@@ -44,6 +44,8 @@ def choose_profile(
         raise ParameterError(f"there is no profile {name!r}: use one of {names}, or the path of a .yaml file")
     fitting = [profile for profile in found if profile.fits(gpu)]
     if not fitting:
-        raise ParameterError(f"no profile is for this GPU ({gpu}): give one with --profile: {names}")
+        raise ParameterError(
+            f"no profile is for this GPU ({gpu}): give one with --profile (the node: engine_profile): {names}"
+        )
     # The Orins share one name and one compute capability: the one that asks for most memory is the nearest.
     return max(fitting, key=lambda profile: profile.min_memory_gb)

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 import threading
-from concurrent import futures
 from pathlib import Path
 from typing import Any
+
+from pixelrefer_ros.detached import Detached
 
 _LOOK_AGAIN_S = 0.2
 
@@ -65,16 +68,40 @@ def run(args: argparse.Namespace) -> int:
     asked = Asked(args.profile, args.engines, args.graph, args.again, args.allow_warnings)
     trt, gpu, bar = import_tensorrt(), current_gpu(), tqdm if sys.stderr.isatty() else None
     stop = threading.Event()
+
+    def build() -> list[str]:
+        return build_engines(args.folder, trt, gpu, asked, bar=bar, stopped=stop.is_set)
+
     # TensorRT builds in C++, where Python sees no interrupt: another thread builds, and is told to stop.
-    with futures.ThreadPoolExecutor(1) as pool:
-        building = pool.submit(build_engines, args.folder, trt, gpu, asked, bar=bar, stopped=stop.is_set)
-        try:
-            while not building.done():
-                futures.wait([building], timeout=_LOOK_AGAIN_S)
-        finally:
-            stop.set()
+    building = Detached(build, "pixelrefer-building")
+    try:
+        building.start()
+        _wait_for(building)
+    except KeyboardInterrupt:
+        stop.set()
+        _wait_or_leave(building)
+        raise
     building.result()
     return 0
+
+
+def _wait_for(building: Detached[list[str]]) -> None:
+    while not building.done(_LOOK_AGAIN_S):
+        pass
+
+
+def _wait_or_leave(building: Detached[list[str]]) -> None:
+    """Waits until the build has stopped; interrupted once more, ends the process as it is.
+
+    (Python must not be torn down around a thread that TensorRT calls Python from: that aborts.)
+    """
+    try:
+        print("pixelrefer: stopping at TensorRT's next step; interrupt again to end at once", file=sys.stderr)
+        _wait_for(building)
+    except KeyboardInterrupt:
+        print("pixelrefer: interrupted", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(128 + signal.SIGINT)
 
 
 class _ListProfiles(argparse.Action):

@@ -33,13 +33,14 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD = 32 << 20, 256 << 20
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run one node until SIGINT or SIGTERM.
+    """Run one node until SIGINT or SIGTERM; with the parameter `build_only`, until the engines are built.
 
     Args:
         args: ROS arguments; those of the command line if None.
 
     Returns:
-        1 if the node could not start. After a signal it does not return: the process ends with exit code 0.
+        1 if the node could not start. Else it does not return: when the node is told to stop, or has built
+        what it was started for, the process ends with `PixelReferNode.exit_code`.
     """
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # before rclpy is imported: that takes a while
@@ -67,7 +68,7 @@ def main(args: Sequence[str] | None = None) -> int:
         pass  # a signal that comes just before a wait without end would not wake it
     _stop(executor, node, spinning)
     context.try_shutdown()
-    _leave()
+    _leave(node.exit_code)
 
 
 def _spin(executor: SingleThreadedExecutor, node: PixelReferNode) -> None:
@@ -101,13 +102,13 @@ def _stop(executor: SingleThreadedExecutor, node: PixelReferNode, spinning: thre
     executor.create_task(lambda: None)  # wakes it up
     spinning.join(max(0.1, deadline - time.monotonic()))
     if spinning.is_alive():
-        _leave()
+        _leave(node.exit_code)
     executor.shutdown()
     node.destroy_node()
 
 
-def _leave() -> NoReturn:
-    """End the process now; everything of ROS is closed.
+def _leave(code: int) -> NoReturn:
+    """End the process now with this exit code; everything of ROS is closed.
 
     Tearing Python and torch down would take a second more, and crash or wait where a network still
     computes.
@@ -116,7 +117,7 @@ def _leave() -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     ctypes.CDLL(None).fflush(None)  # what rcutils has logged
-    os._exit(0)
+    os._exit(code)
 
 
 def _keep_freed_image_memory() -> None:

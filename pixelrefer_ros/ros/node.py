@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import gc
 import threading
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lifecycle_msgs.msg import State
 from lifecycle_msgs.srv import ChangeState
@@ -13,17 +14,21 @@ from rclpy.action.server import RCLError
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
+from pixelrefer_ros.detached import Detached
 from pixelrefer_ros.errors import PixelReferError
+from pixelrefer_ros.model_source import build_named_engines, load_perception
 from pixelrefer_ros.parameters import Parameters, perception_settings
 from pixelrefer_ros.ros.active import ActiveInterface
 from pixelrefer_ros.ros.ask_action import AskAction
-from pixelrefer_ros.ros.loading import Loading
 from pixelrefer_ros.ros.main import main
 from pixelrefer_ros.ros.outputs import Outputs
 from pixelrefer_ros.ros.parameters import NodeParameters
 from pixelrefer_ros.ros.switch import SwitchedPerception
 from pixelrefer_ros.ros.throttled_log import ThrottledLog
 from pixelrefer_ros.types import Answer, Scene
+
+if TYPE_CHECKING:
+    from pixelrefer_ros.perception import Perception
 
 __all__ = ["PixelReferNode", "main"]
 
@@ -33,6 +38,9 @@ _STATES_WITH_SHUTDOWN = (
     State.PRIMARY_STATE_ACTIVE,
 )
 _SUCCESS, _FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+_LOOK_S = 0.05
+
+T = TypeVar("T")
 
 
 class PixelReferNode(LifecycleNode):
@@ -49,7 +57,8 @@ class PixelReferNode(LifecycleNode):
 
         Args:
             node_name: may be remapped.
-            stopping: once set, a configure in progress gives up within a tenth of a second.
+            stopping: once set, a configure in progress gives up within a tenth of a second. The node sets it
+                itself when there is nothing left to do: with `build_only`, after configuring.
             options: as for ``rclpy.node.Node``.
 
         Raises:
@@ -69,9 +78,16 @@ class PixelReferNode(LifecycleNode):
         self._rclpy_change_state = self._service_change_state.callback
         self._service_change_state.callback = self._change_state
         self._autostart_timer = None
-        if self._parameters_in_use.current().autostart:
+        parameters = self._parameters_in_use.current()
+        self._built = not parameters.build_only
+        if parameters.autostart:
             steady = Clock(clock_type=ClockType.STEADY_TIME)
             self._autostart_timer = self.create_timer(0.0, self._autostart, clock=steady)
+
+    @property
+    def exit_code(self) -> int:
+        """Of the process when it ends now: 1 if engines should have been built (`build_only`) and are not."""
+        return 0 if self._built else 1
 
     @property
     def goals_running(self) -> int:
@@ -94,15 +110,18 @@ class PixelReferNode(LifecycleNode):
         super().destroy_node()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load the models that the parameters name. A failure is logged, and leaves nothing behind."""
+        """Load the models that the parameters name. A failure is logged, and leaves nothing behind.
+
+        With `build_only`, build their engines instead, and let the process end.
+        """
         parameters = self._parameters_in_use.current()
+        if parameters.build_only:
+            return self._build(parameters)
         self.get_logger().info(f"loading model {parameters.model!r} and tracker {parameters.tracker_model!r}")
-        loading = Loading(parameters)
-        while not loading.done(0.05):
-            if self._stopping.is_set():
-                return _FAILURE
         try:
-            perception = loading.result()
+            perception = self._unless_stopped(lambda: _load(parameters), "pixelrefer-loading")
+            if perception is None:
+                return _FAILURE
             perception.next_object_id = self._next_object_id  # no id is used again while the node lives
             self._work = SwitchedPerception(
                 perception, on_scene=self._show, on_answer=self._say, on_error=self._complain
@@ -110,9 +129,8 @@ class PixelReferNode(LifecycleNode):
             self._action = AskAction(self, self._work)
         except Exception as error:  # a model folder can fail in ways of torch's own; the node must stay up
             self._release()
-            kind = "" if isinstance(error, PixelReferError) else f"{type(error).__name__}: "
             self.get_logger().error(
-                f"cannot configure: {kind}{error} (set the parameter right and configure again)"
+                f"cannot configure: {_told(error)} (set the parameter right and configure again)"
             )
             return _FAILURE
         self.get_logger().info(f"ready: {perception.model}")
@@ -154,6 +172,34 @@ class PixelReferNode(LifecycleNode):
         self._release()
         return _SUCCESS
 
+    def _build(self, parameters: Parameters) -> TransitionCallbackReturn:
+        """Build the engines of the models; the process then ends, whether they are there or not."""
+
+        def build() -> bool:
+            build_named_engines(parameters, say=self.get_logger().info, stopped=self._stopping.is_set)
+            return True
+
+        try:
+            self._built = self._unless_stopped(build, "pixelrefer-building") is not None
+        except Exception as error:  # TensorRT can fail in ways of its own
+            self.get_logger().error(f"cannot build the engines: {_told(error)}")
+        else:
+            if self._built:
+                self.get_logger().info("every engine is there")
+            else:
+                self.get_logger().error("stopped while building: what is finished stays")
+        self._stopping.set()
+        return _SUCCESS if self._built else _FAILURE
+
+    def _unless_stopped(self, work: Callable[[], T], name: str) -> T | None:
+        """What `work` gives, done in a thread of that name; None if the node is told to stop meanwhile."""
+        detached = Detached(work, name)
+        detached.start()
+        while not detached.done(_LOOK_S):
+            if self._stopping.is_set():
+                return None
+        return detached.result()
+
     def _deactivate(self) -> None:
         active, self._active = self._active, None
         if active is not None:
@@ -165,7 +211,7 @@ class PixelReferNode(LifecycleNode):
         action, self._action, self._work = self._action, None, None
         if action is not None:
             action.close()
-        gc.unfreeze()  # `Loading` froze what is let go here
+        gc.unfreeze()  # `_load` froze what is let go here
 
     def _show(self, scene: Scene) -> None:
         if (active := self._active) is not None:
@@ -186,7 +232,7 @@ class PixelReferNode(LifecycleNode):
 
     def _autostart(self) -> None:
         self.destroy_timer(self._autostart_timer)
-        if self._is_unconfigured() and self.trigger_configure() == _SUCCESS:
+        if self._is_unconfigured() and self.trigger_configure() == _SUCCESS and not self._stopping.is_set():
             self.trigger_activate()
 
     def _state(self) -> int:
@@ -205,3 +251,17 @@ class PixelReferNode(LifecycleNode):
         except RCLError as error:
             self.get_logger().warning(f"transition {request.transition.id} refused: {error}")
         return response
+
+
+def _load(parameters: Parameters) -> Perception:
+    perception = load_perception(parameters)
+    # What is there now stays: hundreds of thousands of objects of torch and the models. Walking
+    # through them, Python's collector would stop the camera for half a second every now and then.
+    gc.collect()
+    gc.freeze()
+    return perception
+
+
+def _told(error: Exception) -> str:
+    """An error for people: one of the domain says all itself, another needs its kind."""
+    return str(error) if isinstance(error, PixelReferError) else f"{type(error).__name__}: {error}"

@@ -32,6 +32,9 @@ DTYPE_NAMES = {
 }
 """TensorRT's names of element types to those of a manifest."""
 
+PART = ".part"
+"""How the names of files end that are not yet whole."""
+
 FORMAT = 1
 _PLAN = re.compile(r"[A-Za-z0-9_][\w.-]*\.plan")
 
@@ -242,7 +245,7 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}{PART}")
     try:
         with unfinished.open("wb") as file:
             file.write(content)
