@@ -23,6 +23,7 @@ from pixelrefer_ros.training.scoring import (
     score_system,
     score_tracker,
 )
+from pixelrefer_ros.training.scoring.answers import answered, look
 from pixelrefer_ros.training.scoring.masks import edges
 from pixelrefer_ros.training.scoring.tracks import first_frame, region_of
 from pixelrefer_ros.training.world import (
@@ -115,6 +116,14 @@ def test_shuffled_regions_leave_chance(model_folder, examples):
     assert asked >= 4
     assert sum(row.count for row in scores.rows.values()) == asked
     assert sum(row.correct for row in chance.rows.values()) < asked / 2
+
+
+def test_answers_asked_for_together_are_those_of_one_at_a_time(model_folder, examples):
+    model = PixelReferLite.from_pretrained(model_folder)
+    asked = [(example, look(model, example)) for example in examples[:10]]
+    together = {id(example): answer for example, answer in answered(model, iter(asked))}
+    assert together == {id(example): ask(model, example) for example in examples[:10]}
+    assert len(set(together.values())) > 1
 
 
 def test_an_answer_depends_on_the_regions_it_is_asked_about(model_folder, examples):

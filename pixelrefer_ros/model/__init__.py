@@ -27,7 +27,7 @@ from pixelrefer_ros.model.tiny import write_tiny_checkpoint
 from pixelrefer_ros.model.tokenizer import TOKENIZER_FILES, ChatTokenizer
 from pixelrefer_ros.model.vision_config import VISION_PREFIX, vision_config
 from pixelrefer_ros.model.weights import SINGLE
-from pixelrefer_ros.runtime import GREEDY, NO_TOKEN, Finish, GeneratedToken, Sampling
+from pixelrefer_ros.runtime import GREEDY, NO_TOKEN, AnswerRequest, Finish, GeneratedToken, Sampling
 
 __all__ = [
     "EMBEDDINGS",
@@ -45,6 +45,7 @@ __all__ = [
     "TOKENIZER_FILES",
     "TURN_END",
     "VISION_PREFIX",
+    "AnswerRequest",
     "ChatTokenizer",
     "CompiledNetwork",
     "Finish",

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from pixelrefer_ros.model import PixelReferLite, TimedTokens
+from pixelrefer_ros.model import AnswerRequest, PixelReferLite, TimedTokens
 from pixelrefer_ros.training.world import Example, Score
 
 MAX_TOKENS = 72
@@ -96,7 +96,36 @@ _WRONG_KEPT = 40
 
 def ask(model: PixelReferLite, example: Example) -> str:
     """The model's answer to an example's question, decoded greedily."""
-    return _answer(model, example.question, look(model, example))
+    return next(answer for _, answer in answered(model, [(example, look(model, example))]))
+
+
+def answered(
+    model: PixelReferLite, asked: Iterable[tuple[Example, list[list[TimedTokens]]]]
+) -> Iterator[tuple[Example, str]]:
+    """Greedy answers to examples' questions about these regions, several decoded together.
+
+    Args:
+        model: what to ask.
+        asked: examples with the object tokens of every region; taken as there is room.
+
+    Yields:
+        Each example with its answer, as the answers end.
+    """
+    questions = iter(asked)
+    answers: dict[AnswerRequest, tuple[Example, list[str]]] = {}
+
+    def waiting() -> AnswerRequest | None:
+        for example, regions in questions:
+            request = model.request(example.question, regions, max_new_tokens=MAX_TOKENS)
+            answers[request] = example, []
+            return request
+        return None
+
+    for request, token in model.generate_together(waiting):
+        answers[request][1].append(token.text)
+        if token.finish is not None:
+            example, pieces = answers.pop(request)
+            yield example, "".join(pieces)
 
 
 def look(model: PixelReferLite, example: Example) -> list[list[TimedTokens]]:
@@ -113,8 +142,8 @@ def look(model: PixelReferLite, example: Example) -> list[list[TimedTokens]]:
 def score_answers(model: PixelReferLite, examples: Iterable[Example]) -> AnswerScores:
     """Asks the model everything."""
     scores = AnswerScores()
-    for example in examples:
-        scores.add(example, ask(model, example))
+    for example, answer in answered(model, ((example, look(model, example)) for example in examples)):
+        scores.add(example, answer)
     return scores
 
 
@@ -134,13 +163,11 @@ def score_shuffled(
         right answers, which is what a perfect model would say of the wrong regions.
     """
     scores, chance = AnswerScores(), AnswerScores()
-    for example, partner in _partners(examples, np.random.default_rng(seed)):
-        seen = [
-            [TimedTokens(view.tokens, time) for view, time in zip(region, example.times_s, strict=True)]
-            for region in look(model, partner)
-        ]
-        scores.add(example, _answer(model, example.question, seen))
+    pairs = list(_partners(examples, np.random.default_rng(seed)))
+    for example, partner in pairs:
         chance.add(example, partner.answer)
+    for example, answer in answered(model, ((pair[0], _swapped(model, *pair)) for pair in pairs)):
+        scores.add(example, answer)
     return scores, chance
 
 
@@ -156,8 +183,12 @@ def _partners(examples: Sequence[Example], rng: np.random.Generator) -> Iterator
                 yield group[number], partner
 
 
-def _answer(model: PixelReferLite, question: str, regions: list[list[TimedTokens]]) -> str:
-    return "".join(token.text for token in model.generate(question, regions, max_new_tokens=MAX_TOKENS))
+def _swapped(model: PixelReferLite, example: Example, partner: Example) -> list[list[TimedTokens]]:
+    """The partner's regions at the example's times."""
+    return [
+        [TimedTokens(view.tokens, time) for view, time in zip(region, example.times_s, strict=True)]
+        for region in look(model, partner)
+    ]
 
 
 def _plain(score: RowScore) -> dict[str, float | int | None]:
