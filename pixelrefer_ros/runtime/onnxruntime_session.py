@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -153,6 +154,9 @@ class OnnxRuntimeSession:
 
 
 def _runtime() -> Any:
+    # Its Linux wheels report usage to their maker and keep a database for it in the home folder; a robot's
+    # package does neither unasked. Only the environment, before the import, prevents both.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as error:
