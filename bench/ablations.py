@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The paper's ablations at small scale: the same model trained on the shapes world with parts changed.
+
+    python bench/ablations.py --out DIR --steps 3000 2000 [--minutes M] [--variants full no-global ...]
+
+trains every variant of Tables 7, 8 and 9 with the project's own training, scores it on scenes of the test
+split, and, once all are done, writes ``docs/ablations.md`` with its plot. It goes on where it was stopped;
+what is done is not done again. ``--minutes`` bounds each variant in each call. ``--smoke`` shows that
+everything runs, in a model far too small to learn anything, and writes into ``--out`` only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from ablation_report import write_report
+from ablation_variants import VARIANTS, Variant
+
+from pixelrefer_ros.model import PixelReferLite, PixelReferNetwork, TimedTokens
+from pixelrefer_ros.training import language_loss
+from pixelrefer_ros.training.checkpoints import Sizes, parameter_count, tokenizer_of, trainable_network
+from pixelrefer_ros.training.data import make_batch
+from pixelrefer_ros.training.language import train_language
+from pixelrefer_ros.training.language_settings import LanguageSettings
+from pixelrefer_ros.training.scoring.answers import MAX_TOKENS, AnswerScores, RowScore
+from pixelrefer_ros.training.world import Example, scene_examples, scene_seeds
+
+RESULT = "result.json"
+SMALL_PX = 2000
+"""Fig. 12: regions of fewer pixels are small."""
+
+_ROOT = Path(__file__).resolve().parent.parent
+_SMOKE = Sizes(
+    vision_width=32, vision_layers=1, language_width=32, language_layers=1, vocabulary=512, patch_budget=64
+)
+
+
+def train(folder: Path, variant: Variant, settings: LanguageSettings) -> bool:
+    """Trains a variant, or goes on with it; whether it is finished."""
+    with variant.in_place():
+        return train_language(folder, settings)
+
+
+def score(folder: Path, variant: Variant, *, seed: int, scenes: int, questions: int) -> dict[str, Any]:
+    """Scores a trained variant on test scenes; plain values.
+
+    Args:
+        folder: of its checkpoint.
+        variant: what it is.
+        seed: which scenes.
+        scenes: how many.
+        questions: per scene.
+    """
+    scores, by_size = AnswerScores(), {"small": RowScore(), "large": RowScore()}
+    with variant.in_place(), torch.inference_mode():
+        network = variant.change(trainable_network(folder))
+        model = PixelReferLite(variant.name, "", network, tokenizer_of(folder))
+        for scene_seed in scene_seeds("test", seed, scenes):
+            examples = list(scene_examples(scene_seed, questions, moments=2))
+            for example, answer in zip(examples, answers(model, network, folder, examples), strict=True):
+                scores.add(example, answer)
+                if example.kind == "category":
+                    small = example.masks[0][-1].sum() < SMALL_PX
+                    by_size["small" if small else "large"].add(example.judge(answer))
+    plain = {name: asdict(row) for name, row in (scores.rows | scores.kinds).items()}
+    plain |= {f"category, {size}": asdict(row) for size, row in by_size.items()}
+    return {"parameters": parameter_count(network), "scores": plain}
+
+
+def answers(
+    model: PixelReferLite, network: PixelReferNetwork, folder: Path, examples: list[Example]
+) -> list[str]:
+    """Greedy answers, with object tokens made as in training: there the variants take effect."""
+    if not examples:
+        return []
+    batch = make_batch(examples, tokenizer_of(folder), network.config)
+    tokens = language_loss.view_tokens(network, batch)
+    views = iter(batch.views)
+    said = []
+    for example in examples:
+        regions = [[TimedTokens(tokens[next(views)], t) for t in example.times_s] for _ in example.masks]
+        pieces = model.generate(example.question, regions, max_new_tokens=MAX_TOKENS)
+        said.append("".join(piece.text for piece in pieces))
+    return said
+
+
+def settings_of(args: argparse.Namespace, variant: Variant) -> LanguageSettings:
+    """One training run; whatever is not told is the project's default."""
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    given: dict[str, Any] = {} if args.scenes is None else {"scenes": args.scenes}
+    return LanguageSettings(
+        seed=args.seed,
+        steps=tuple(args.steps),
+        sizes=variant.sizes(_SMOKE if args.smoke else Sizes()),
+        workers=args.workers,
+        device=device,
+        bf16=device == "cuda",
+        minutes=args.minutes,
+        validate_every=0,  # the last weights, in every variant
+        **given,
+    )
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What it ran on."""
+    name = torch.cuda.get_device_name() if device == "cuda" else _processor()
+    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} cores" if names else platform.machine()
+
+
+def commit() -> str:
+    """Of the checkout, with a "+" where it has changes."""
+    git = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*"]
+    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+
+
+def run(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Trains and scores what is left to do; the results of all variants that are done."""
+    results = []
+    for name in args.variants:
+        variant, folder = VARIANTS[name], args.out / name
+        asked = {"steps": list(args.steps), "seed": args.seed, "test_seed": args.test_seed}
+        asked |= {"test_scenes": args.test_scenes, "questions": args.questions, "smoke": args.smoke}
+        if (folder / RESULT).is_file():
+            known = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+            if {key: known[key] for key in asked} != asked:
+                raise SystemExit(f"{folder / RESULT} is of another run: give its arguments, or another --out")
+            results.append(known)
+            continue
+        settings, started = settings_of(args, variant), time.monotonic()
+        print(f"{name}: training", flush=True)
+        if not train(folder, variant, settings):
+            print(f"{name}: stopped after {args.minutes:g} minutes; the same command goes on", flush=True)
+            continue
+        scored = score(
+            folder, variant, seed=args.test_seed, scenes=args.test_scenes, questions=args.questions
+        )
+        result = {"variant": name, "title": variant.title} | asked | scored
+        result |= {"scenes": settings.scenes, "tokens": settings.sizes.mask_num}
+        result |= {"command": shlex.join(["python", "bench/ablations.py", *sys.argv[1:]]), "commit": commit()}
+        result |= {"machine": machine(settings.device), "seconds": round(time.monotonic() - started, 1)}
+        (folder / RESULT).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        results.append(result)
+    return results
+
+
+def main() -> int:
+    """Trains, scores, reports."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="a folder per variant")
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--steps", type=int, nargs=2, metavar=("STAGE1", "STAGE2"), default=(3000, 2000))
+    parser.add_argument("--scenes", type=int, help="per step; default: as `pixelrefer train`")
+    parser.add_argument(
+        "--minutes", type=float, default=0.0, help="of each variant in this call; 0: to the end"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of weights and training scenes")
+    parser.add_argument("--test-seed", type=int, default=0, help="which test scenes")
+    parser.add_argument("--test-scenes", type=int, default=200)
+    parser.add_argument("--questions", type=int, default=12, help="per test scene")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--threads", type=int, help="on a CPU")
+    parser.add_argument("--device", choices=("cpu", "cuda"))
+    parser.add_argument("--docs", type=Path, default=_ROOT / "docs", help="where the report goes")
+    parser.add_argument("--smoke", action="store_true", help="a few steps of a tiny model")
+    args = parser.parse_args()
+    if args.smoke:
+        args.steps, args.scenes, args.workers = (2, 2), 1, 0
+        args.test_scenes, args.docs = 2, args.out
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    args.out.mkdir(parents=True, exist_ok=True)
+    results = run(args)
+    if len(results) < len(args.variants):
+        print(f"{len(results)} of {len(args.variants)} variants are done: no report yet")
+    else:
+        print(f"written: {write_report(results, args.docs)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
