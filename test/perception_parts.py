@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from pixelrefer_ros.model import PixelReferLite
-from pixelrefer_ros.types import Box, Frame, Question, Region
+from pixelrefer_ros.types import AnswerStatus, Box, Frame, Question, Region
 
 WIDTH, HEIGHT = 96, 64
 PERIOD_NS = 100_000_000
@@ -33,6 +35,23 @@ def question(*object_ids: int, text: str = "What is it?", **fields: object) -> Q
     return Question(text=text, object_ids=object_ids, **{"max_tokens": 3, **fields})  # type: ignore[arg-type]
 
 
+def until(condition, timeout_s=20.0):
+    """Wait for something that happens on another thread."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+def long_question(live, object_id):
+    """A question that the random model, which decodes greedily, answers at length."""
+    for i in range(100):
+        asked = question(object_id, text=f"What is it, for the {i}th time?", max_tokens=300)
+        if live.ask(asked).wait(30).status is AnswerStatus.TRUNCATED:
+            return replace(asked, max_tokens=1000)
+    raise AssertionError("the random model answers everything briefly: give the tiny checkpoint another seed")
+
+
 class CountingLanguage:
     """The real model, with a count of what was computed."""
 
@@ -52,6 +71,9 @@ class CountingLanguage:
         self.masks.append(mask)
         return self._model.encode_object(rgb, mask, global_features)
 
-    def generate(self, text, objects, **options):
+    def request(self, text, objects, **options):
         self.times = [[view.time_s for view in of_object] for of_object in objects]
-        return self._model.generate(text, objects, **options)
+        return self._model.request(text, objects, **options)
+
+    def generate_together(self, waiting, *, max_batch):
+        return self._model.generate_together(waiting, max_batch=max_batch)

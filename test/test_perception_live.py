@@ -4,22 +4,13 @@
 from __future__ import annotations
 
 import threading
-import time
-from dataclasses import replace
 
 import pytest
-from perception_parts import CountingLanguage, box_region, frame, question
+from perception_parts import CountingLanguage, box_region, frame, long_question, question, until
 
 from pixelrefer_ros.perception import LivePerception, Perception, PerceptionSettings
 from pixelrefer_ros.tracking import StaticTracker
 from pixelrefer_ros.types import AnswerStatus
-
-
-def until(condition, timeout_s=20.0):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
 
 
 class Gate(StaticTracker):
@@ -76,15 +67,6 @@ def see(live, heard, index=0):
     count = len(heard.scenes)
     live.submit_frame(frame(index))
     until(lambda: len(heard.scenes) > count)
-
-
-def long_question(live, object_id):
-    """A question that the random model, which decodes greedily, answers at length."""
-    for i in range(100):
-        asked = question(object_id, text=f"What is it, for the {i}th time?", max_tokens=300)
-        if live.ask(asked).wait(30).status is AnswerStatus.TRUNCATED:
-            return replace(asked, max_tokens=1000)
-    raise AssertionError("the random model answers everything briefly: give the tiny checkpoint another seed")
 
 
 def test_frames_regions_and_questions_flow(start, heard):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One question, from the views chosen for it to its answer."""
+"""Questions, from the views chosen for them to their answers; those that wait are answered together."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pixelrefer_ros.errors import PixelReferError
 from pixelrefer_ros.perception.looking import RegionLanguage, View, encode_views
 from pixelrefer_ros.perception.settings import PerceptionSettings
 from pixelrefer_ros.types import Answer, AnswerStatus, Question
+
+if TYPE_CHECKING:
+    from pixelrefer_ros.model import AnswerRequest, GeneratedToken
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +32,25 @@ def never() -> bool:
 def model_name(language: RegionLanguage) -> str:
     """Name and content hash, as answers carry them."""
     return f"{language.name}@{language.content_hash[:12]}"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Asked:
+    """A question, and who wants to know. What is told must not raise, and must not ask for an answer itself.
+
+    Attributes:
+        question: what is asked.
+        on_answer: told the answer as soon as it has ended.
+        on_text: told the text so far, and the tokens so far, whenever there is more of it.
+        cancelled: looked at before every token.
+        accepted_s: when it was asked, on the steady clock.
+    """
+
+    question: Question
+    on_answer: Callable[[Answer], None]
+    on_text: TextListener | None = None
+    cancelled: Callable[[], bool] = never
+    accepted_s: float = field(default_factory=time.monotonic)
 
 
 @dataclass(eq=False)
@@ -49,49 +72,44 @@ class AnswerInProgress:
     _tokens: int = 0
     _first_token_s: float = 0.0
 
-    def generate(
-        self,
-        language: RegionLanguage,
-        settings: PerceptionSettings,
-        on_text: TextListener | None,
-        cancelled: Callable[[], bool],
-    ) -> AnswerStatus:
-        """Decode until the model stops, the limit is reached, or ``cancelled``.
+    def request(
+        self, language: RegionLanguage, settings: PerceptionSettings, cancelled: Callable[[], bool]
+    ) -> AnswerRequest:
+        """What the model is to decode; encodes the views.
 
         Raises:
             PixelReferError: the model refuses the question.
         """
-        from pixelrefer_ros.model import Finish, Sampling  # torch loads slowly; who only tracks does without
+        from pixelrefer_ros.model import Sampling  # torch loads slowly; who only tracks does without
 
-        if cancelled():
-            return AnswerStatus.CANCELLED
-        objects = encode_views(language, self.views)
         sampling = (
             Sampling(temperature=settings.temperature, top_p=settings.top_p, seed=settings.seed)
             if settings.temperature > 0
             else None
         )
-        finish = None
-        for token in language.generate(
+        return language.request(
             self.question.text,
-            objects,
+            encode_views(language, self.views),
             max_new_tokens=self.question.max_tokens or settings.max_tokens,
             sampling=sampling,
             cancelled=cancelled,
-        ):
-            finish = token.finish
-            if finish is Finish.CANCELLED:
-                break
-            self._tokens += 1
-            self._log_probability += math.log(max(token.probability, 1e-30))
-            if self._tokens == 1:
-                self._first_token_s = time.monotonic() - self.accepted_s
-            if token.text:
-                self._text += token.text
-                if on_text is not None:
-                    on_text(self._text, self._tokens)
-        statuses = {Finish.STOP: AnswerStatus.OK, Finish.LENGTH: AnswerStatus.TRUNCATED}
-        return statuses.get(finish, AnswerStatus.CANCELLED) if finish else AnswerStatus.INTERNAL_ERROR
+        )
+
+    def hear(self, token: GeneratedToken, on_text: TextListener | None) -> AnswerStatus | None:
+        """Take in the next token; the status if the answer ends with it."""
+        from pixelrefer_ros.model import Finish
+
+        if token.finish is Finish.CANCELLED:
+            return AnswerStatus.CANCELLED
+        self._tokens += 1
+        self._log_probability += math.log(max(token.probability, 1e-30))
+        if self._tokens == 1:
+            self._first_token_s = time.monotonic() - self.accepted_s
+        if token.text:
+            self._text += token.text
+            if on_text is not None:
+                on_text(self._text, self._tokens)
+        return {Finish.STOP: AnswerStatus.OK, Finish.LENGTH: AnswerStatus.TRUNCATED, None: None}[token.finish]
 
     def finished(self, status: AnswerStatus, error: str = "") -> Answer:
         """The answer as it stands."""
@@ -123,8 +141,68 @@ class AnswerInProgress:
         )
 
 
+class AnswersTogether:
+    """Answers what waits, several questions at once, each as it would be answered alone.
+
+    Args:
+        language: the model.
+        settings: of perception.
+        views: what a question looks at; may refuse it.
+        waiting: the next question, or None if none waits now. Asked again whenever there is room.
+    """
+
+    def __init__(
+        self,
+        language: RegionLanguage,
+        settings: PerceptionSettings,
+        views: Callable[[Question], list[list[View]]],
+        waiting: Callable[[], Asked | None],
+    ) -> None:
+        """See the class."""
+        self._language, self._settings = language, settings
+        self._views, self._waiting = views, waiting
+        self._in_work: dict[AnswerRequest, tuple[Asked, AnswerInProgress]] = {}
+
+    def run(self) -> None:
+        """Until nothing waits and nothing is in work; a refused question ends no other's answer."""
+        while (first := self._next()) is not None:
+            try:
+                self._decode(first)
+            except Exception as error:  # of the backend: whoever was being answered
+                for asked, progress in self._in_work.values():
+                    asked.on_answer(progress.failed(error))
+                self._in_work.clear()
+
+    def _decode(self, first: AnswerRequest) -> None:
+        begun = [first]
+        for request, token in self._language.generate_together(
+            lambda: begun.pop() if begun else self._next(), max_batch=self._settings.max_batch
+        ):
+            asked, progress = self._in_work[request]
+            status = progress.hear(token, asked.on_text)
+            if status is not None:
+                del self._in_work[request]
+                asked.on_answer(progress.finished(status))
+
+    def _next(self) -> AnswerRequest | None:
+        """The next question that can be decoded; those that cannot are answered with the reason."""
+        while (asked := self._waiting()) is not None:
+            progress = AnswerInProgress(asked.question, asked.accepted_s, model_name(self._language))
+            try:
+                progress.views = self._views(asked.question)
+                if asked.cancelled():
+                    asked.on_answer(progress.finished(AnswerStatus.CANCELLED))
+                    continue
+                request = progress.request(self._language, self._settings, asked.cancelled)
+            except Exception as error:
+                asked.on_answer(progress.failed(error))
+                continue
+            self._in_work[request] = asked, progress
+            return request
+        return None
+
+
 _REMEDIES = {
     AnswerStatus.TRUNCATED: "the answer reached max_tokens: ask for a longer one, or more briefly",
     AnswerStatus.CANCELLED: "the question was cancelled: ask again",
-    AnswerStatus.INTERNAL_ERROR: "the model ended without saying why: please report it",
 }

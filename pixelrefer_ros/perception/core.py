@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from pixelrefer_ros.errors import NoFrame, ObjectLost, Overloaded, PixelReferError
-from pixelrefer_ros.perception.answering import AnswerInProgress, TextListener, model_name, never
+from pixelrefer_ros.perception.answering import AnswersTogether, Asked, TextListener, model_name, never
 from pixelrefer_ros.perception.looking import RegionLanguage, View, check_question, choose_views
 from pixelrefer_ros.perception.memory import NANOSECONDS, FrameMemory, RememberedFrame
 from pixelrefer_ros.perception.regions import check_region
@@ -19,16 +19,7 @@ from pixelrefer_ros.perception.registry import ObjectRegistry
 from pixelrefer_ros.perception.settings import MAX_WAITING_REGIONS, PerceptionSettings
 from pixelrefer_ros.perception.waiting import Prompt, Removal
 from pixelrefer_ros.tracking import Tracker
-from pixelrefer_ros.types import (
-    Answer,
-    AnswerStatus,
-    Frame,
-    Question,
-    Region,
-    Scene,
-    Track,
-    TrackState,
-)
+from pixelrefer_ros.types import Answer, AnswerStatus, Frame, Question, Region, Scene, Track, TrackState
 
 _log = logging.getLogger(__name__)
 
@@ -161,7 +152,6 @@ class Perception:
         *,
         on_text: TextListener | None = None,
         cancelled: Callable[[], bool] = never,
-        accepted_s: float | None = None,
     ) -> Answer:
         """Answer a question; whatever goes wrong is told by the answer's status and error.
 
@@ -169,17 +159,27 @@ class Perception:
             question: what is asked.
             on_text: told the text so far, and the tokens so far, whenever there is more of it.
             cancelled: looked at before every token.
-            accepted_s: when it was asked, on ``time.monotonic()``; now if not given.
         """
-        accepted_s = time.monotonic() if accepted_s is None else accepted_s
-        progress = AnswerInProgress(question, accepted_s, self.model)
-        try:
-            with self._language:
-                progress.views = self._views(question)
-                status = progress.generate(self._model, self.settings, on_text, cancelled)
-        except Exception as error:  # one question's fault must not end the next one's answer
-            return progress.failed(error)
-        return progress.finished(status)
+        answers: list[Answer] = []
+        only = iter([Asked(question, answers.append, on_text, cancelled)])
+        self.answer_waiting(lambda: next(only, None))
+        return answers[0]
+
+    def answer_together(self, questions: Sequence[Question]) -> list[Answer]:
+        """The answers to questions, in their order; several are decoded at once."""
+        found: dict[int, Answer] = {}
+        asked = iter([Asked(one, partial(found.__setitem__, place)) for place, one in enumerate(questions)])
+        self.answer_waiting(lambda: next(asked, None))
+        return [found[place] for place in range(len(questions))]
+
+    def answer_waiting(self, waiting: Callable[[], Asked | None]) -> None:
+        """Answer what waits, up to ``settings.max_batch`` questions at once, until nothing waits.
+
+        Args:
+            waiting: the next question, or None if none waits now; asked again whenever there is room.
+        """
+        with self._language:
+            AnswersTogether(self._model, self.settings, self._views, waiting).run()
 
     def next_to_describe(self) -> int | None:
         """The object most in need of ``settings.describe_question``; None if there is none."""

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from pixelrefer_ros.perception.answering import AnswerInProgress, TextListener
+from pixelrefer_ros.perception.answering import AnswerInProgress, Asked, TextListener
 from pixelrefer_ros.perception.core import Perception
 from pixelrefer_ros.perception.statistics import Statistics
 from pixelrefer_ros.perception.ticket import Ticket
@@ -59,7 +59,7 @@ class LivePerception:
         self._last_tracked_ns: int | None = None
         self._wake_language = threading.Condition()
         self._questions: deque[Ticket] = deque()
-        self._answering: Ticket | None = None
+        self._answering: set[Ticket] = set()
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -83,10 +83,9 @@ class LivePerception:
         """
         self._stopping.set()
         with self._wake_language:
-            waiting = [*self._questions]
-            running = self._answering
+            unanswered = [*self._questions, *self._answering]
             self._wake_language.notify_all()
-        for ticket in waiting + ([running] if running else []):
+        for ticket in unanswered:
             ticket.cancel()
         with self._wake_tracking:
             self._wake_tracking.notify_all()
@@ -127,7 +126,7 @@ class LivePerception:
         on_text: TextListener | None = None,
         on_answer: Callable[[Answer], None] | None = None,
     ) -> Ticket:
-        """Hand in a question; it is answered in its turn. Never blocks.
+        """Hand in a question; it is answered in its turn, several at once. Never blocks.
 
         Args:
             question: what is asked; a question that cannot be asked is answered with its status.
@@ -207,10 +206,9 @@ class LivePerception:
         while not self._stopping.is_set():
             with self._wake_language:
                 self._wake_language.wait_for(self._has_language_work)
-                self._answering = self._questions.popleft() if self._questions else None
-                ticket = self._answering
-            if ticket is not None:
-                self._answer(ticket)
+                asked = bool(self._questions)
+            if asked:
+                self._perception.answer_waiting(self._next_question)
             elif not self._stopping.is_set():
                 self._describe()
 
@@ -219,23 +217,33 @@ class LivePerception:
             return True
         return self._perception.next_to_describe() is not None
 
-    def _answer(self, ticket: Ticket) -> None:
+    def _next_question(self) -> Asked | None:
+        """Of those that wait, the one that waits longest; None if none does."""
+        with self._wake_language:
+            if not self._questions or self._stopping.is_set():
+                return None
+            ticket = self._questions.popleft()
+            self._answering.add(ticket)
+
         def on_text(text: str, tokens: int) -> None:
             if ticket.on_text is not None:
                 self._tell(ticket.on_text, text, tokens)
 
-        answer = self._perception.answer(
+        def on_answer(answer: Answer) -> None:
+            with self._wake_language:
+                self._answering.discard(ticket)
+            self._stats.took("answer", answer.total_time_s)
+            if answer.tokens:
+                self._stats.took("first_token", answer.time_to_first_token_s)
+            ticket.finish(answer)
+
+        return Asked(
             ticket.question,
-            on_text=on_text,
+            on_answer,
+            on_text,
             cancelled=lambda: ticket.cancelled or self._stopping.is_set(),
             accepted_s=ticket.accepted_s,
         )
-        with self._wake_language:
-            self._answering = None
-        self._stats.took("answer", answer.total_time_s)
-        if answer.tokens:
-            self._stats.took("first_token", answer.time_to_first_token_s)
-        ticket.finish(answer)
 
     def _describe(self) -> None:
         """Describe what needs it; whoever asks meanwhile goes first, and it is tried again."""

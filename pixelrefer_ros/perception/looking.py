@@ -23,7 +23,14 @@ from pixelrefer_ros.perception.settings import (
 from pixelrefer_ros.types import Mask, Question, RgbImage
 
 if TYPE_CHECKING:
-    from pixelrefer_ros.model import GeneratedToken, GlobalFeatures, ObjectTokens, Sampling, TimedTokens
+    from pixelrefer_ros.model import (
+        AnswerRequest,
+        GeneratedToken,
+        GlobalFeatures,
+        ObjectTokens,
+        Sampling,
+        TimedTokens,
+    )
 
 REGION = "<region>"
 
@@ -40,7 +47,7 @@ class RegionLanguage(Protocol):
     def encode_object(self, rgb: RgbImage, mask: Mask, global_features: GlobalFeatures) -> ObjectTokens:
         """Tokens (n, D) of one object in one frame."""
 
-    def generate(
+    def request(
         self,
         text: str,
         objects: Sequence[Sequence[TimedTokens]],
@@ -48,8 +55,13 @@ class RegionLanguage(Protocol):
         max_new_tokens: int,
         sampling: Sampling | None = None,
         cancelled: Callable[[], bool],
-    ) -> Iterator[GeneratedToken]:
-        """The answer, token by token."""
+    ) -> AnswerRequest:
+        """A question made ready to be answered."""
+
+    def generate_together(
+        self, waiting: Callable[[], AnswerRequest | None], *, max_batch: int
+    ) -> Iterator[tuple[AnswerRequest, GeneratedToken]]:
+        """Answers to what waits, several at once, token by token."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)

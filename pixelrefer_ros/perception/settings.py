@@ -21,7 +21,8 @@ class PerceptionSettings:
 
     Attributes:
         max_objects: objects tracked at once.
-        max_questions: questions that may wait behind the one being answered.
+        max_questions: questions that may wait behind those being answered.
+        max_batch: questions answered at once; 1 answers one after the other.
         max_question_chars: longest question text, characters.
         max_tokens: longest answer when the question does not say, tokens.
         history_frames: frames remembered, the newest included.
@@ -36,6 +37,7 @@ class PerceptionSettings:
 
     max_objects: int = 16
     max_questions: int = 8
+    max_batch: int = 4
     max_question_chars: int = 2000
     max_tokens: int = 64
     history_frames: int = 32
@@ -56,6 +58,7 @@ class PerceptionSettings:
         lowest = {
             "max_objects": 1,
             "max_questions": 1,
+            "max_batch": 1,
             "max_question_chars": 1,
             "max_tokens": 1,
             "history_frames": 1,
