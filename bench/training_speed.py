@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -44,7 +45,7 @@ from pixelrefer_ros.training.data import (  # noqa: E402
     WorldBatches,
 )
 from pixelrefer_ros.training.language import LanguageSettings, Learner  # noqa: E402
-from pixelrefer_ros.training.tracker import TrackerSettings, new_tracker  # noqa: E402
+from pixelrefer_ros.training.tracker import STAGES, TrackerSettings, new_tracker  # noqa: E402
 from pixelrefer_ros.training.tracker_clips import ClipBatches  # noqa: E402
 from pixelrefer_ros.training.tracker_loss import Follower  # noqa: E402
 
@@ -171,18 +172,18 @@ def all_slots(self: Any, seen: Any, steps: list[Any], gap: Tensor) -> Tensor:
 
 def tracker(scenes: int, steps: int) -> Iterator[dict[str, Any]]:
     """Short and long clips; each variant is compared with the first."""
-    settings = TrackerSettings()
+    settings, stage = TrackerSettings(), STAGES[1]
     used = Follower._conditioned
     variants = [
         ("256 px, all slots", 256, all_slots),
         ("256 px, used slots", 256, used),
         ("192 px, used slots", 192, used),
     ]
-    for length in (settings.length, settings.long_length):
+    for length in (5, 9):
         first = None
         for name, size, conditioned in variants:
-            model = new_tracker(seed=0, image_size=size, width=settings.width).train()
-            clips = ClipBatches(size, seed=0, scenes=scenes, length=length)
+            model = new_tracker(seed=0, image_size=size, width=settings.width, slots=7).train()
+            clips = ClipBatches(size, replace(stage, scenes=scenes, length=length), seed=0)
             started = time.process_time()
             drawn = [clips[number] for number in range(steps)]
             drawing = time.process_time() - started

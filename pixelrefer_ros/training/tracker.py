@@ -6,7 +6,8 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,58 +16,26 @@ from transformers import Sam2VideoConfig, Sam2VideoModel
 
 from pixelrefer_ros.tracking import load_sam2, tiny_config, write_sam2
 from pixelrefer_ros.training.data import loader
-from pixelrefer_ros.training.language import RECIPE, TRAINING
-from pixelrefer_ros.training.loop import Loop, Pace, parameter_groups
+from pixelrefer_ros.training.language_settings import RECIPE, TRAINING
+from pixelrefer_ros.training.loop import Loop, Pace, parameter_groups, read_progress
 from pixelrefer_ros.training.tracker_clips import ClipBatches, Clips
 from pixelrefer_ros.training.tracker_loss import Follower
+from pixelrefer_ros.training.tracker_settings import STAGES, TrackerSettings, TrackerStage
+from pixelrefer_ros.training.tracker_validation import TrackerValidation
+from pixelrefer_ros.training.validation import KeptBest
 
-STAGE = "tracker"
-
-
-@dataclass(frozen=True, slots=True)
-class TrackerSettings:
-    """One training run.
-
-    Attributes:
-        seed: of the weights and the scenes.
-        steps: in all.
-        scenes: per step.
-        length: frames of a clip; the last third of the steps uses `long_length`.
-        long_length: with which hiding and coming back fit in a clip.
-        rate: learning rate at its highest.
-        weight_decay: of matrices.
-        image_size: side of the model's input, px, a multiple of 32.
-        width: C, a multiple of 64, at least 128.
-        own_presence: probability in the last third that memory uses the model's own guess of presence.
-        start_from: a checkpoint to go on from, instead of random weights.
-        workers: processes that draw clips.
-        device: "cpu" or "cuda".
-        bf16: compute in bfloat16 where that is safe; weights stay float32.
-        log_every: steps between lines of the log.
-        save_every: steps between saved states.
-        minutes: stop each call after so many, to go on later; 0 never does.
-    """
-
-    seed: int = 0
-    steps: int = 12000
-    scenes: int = 4
-    length: int = 5
-    long_length: int = 9
-    rate: float = 5e-4
-    weight_decay: float = 0.05
-    image_size: int = 192
-    width: int = 128
-    own_presence: float = 0.3
-    start_from: Path | None = None
-    workers: int = 2
-    device: str = "cpu"
-    bf16: bool = False
-    log_every: int = 20
-    save_every: int = 500
-    minutes: float = 0.0
+__all__ = [
+    "STAGES",
+    "TrackerSettings",
+    "TrackerStage",
+    "clip_losses",
+    "new_tracker",
+    "train_tracker",
+    "write_tracker",
+]
 
 
-def new_tracker(*, seed: int, image_size: int, width: int) -> Sam2VideoModel:
+def new_tracker(*, seed: int, image_size: int, width: int, slots: int) -> Sam2VideoModel:
     """A small SAM 2 with weights to begin training from.
 
     transformers draws everything from N(0, 0.02), with which nothing of the picture passes a few layers:
@@ -76,8 +45,11 @@ def new_tracker(*, seed: int, image_size: int, width: int) -> Sam2VideoModel:
         seed: of the weights.
         image_size: side of the input, px.
         width: C.
+        slots: memories of an object, the prompt's included; pointers likewise. With as many as a clip in
+            training fills, what is far behind does not meet slots that were never taught.
     """
     config: Sam2VideoConfig = tiny_config(width=width, image_size=image_size)
+    config.num_maskmem = config.max_object_pointers_in_encoder = slots
     config.multimask_output_in_sam = False
     config.mask_decoder_config.dynamic_multimask_via_stability = False
     with torch.random.fork_rng(devices=[]):
@@ -113,27 +85,35 @@ def train_tracker(out: Path, settings: TrackerSettings) -> bool:
     model = _begin(settings).to(settings.device).train()
     _freeze_tables(model)
     (out / RECIPE).write_text(json.dumps(_recipe(settings, model), indent=1) + "\n", encoding="utf-8")
-    groups = parameter_groups({settings.rate: [model]}, weight_decay=settings.weight_decay)
-    pace = Pace(settings.steps, settings.log_every, settings.save_every, settings.minutes)
-    loop = Loop(STAGE, model, groups, out / TRAINING, pace)
-    loop.resume()
-    follower = Follower(model)
-    with contextlib.suppress(KeyboardInterrupt):  # the state is saved below: the run can go on
-        for numbers, length in _parts(settings, loop.step):
-            if numbers.start >= settings.steps - settings.steps // 3:
-                follower.own_presence = settings.own_presence
-            batches = ClipBatches(
-                settings.image_size, seed=settings.seed, scenes=settings.scenes, length=length
-            )
+    state = out / TRAINING
+    progress = read_progress(state)
+    names = [stage.name for stage in settings.stages]
+    done = names.index(progress["stage"]) if progress and progress["stage"] in names else 0
+    kept: KeptBest[Sam2VideoModel] | None = None
+    for place, (stage, steps) in enumerate(zip(settings.stages, settings.steps, strict=True)):
+        if place < done or not steps:
+            continue
+        if settings.scenes is not None:
+            stage = replace(stage, scenes=settings.scenes)
+        loop = _stage_loop(model, stage, state, settings, steps)
+        loop.resume()
+        kept = _kept_best(model, out, stage, settings)
+        follower = Follower(model, learning=stage.learning, own_presence=stage.own_presence)
+        batches = ClipBatches(settings.image_size, stage, seed=settings.seed + place)
+        with contextlib.suppress(KeyboardInterrupt):  # the state is saved below: the run can go on
             loop.run(
-                loader(batches, numbers, workers=settings.workers),
-                lambda clips: clip_losses(follower, clips, bf16=settings.bf16),
+                loader(batches, range(loop.step, steps), workers=settings.workers),
+                partial(clip_losses, follower, bf16=settings.bf16),
+                kept,
             )
-            if loop.step < numbers.stop:
-                break  # the minutes ended
-    loop.save()
-    write_tracker(model, out)
-    return loop.finished
+        loop.save()
+        if not loop.finished:
+            if kept is None or kept.best is None:  # to look at
+                write_tracker(model, out)
+            return False
+    if kept is None or kept.best is None:  # otherwise the best weights are there already
+        write_tracker(model, out)
+    return True
 
 
 def clip_losses(follower: Follower, clips: Clips, *, bf16: bool) -> Mapping[str, Tensor | float]:
@@ -156,7 +136,32 @@ def write_tracker(model: Sam2VideoModel, out: Path) -> None:
 def _begin(settings: TrackerSettings) -> Sam2VideoModel:
     if settings.start_from is not None:
         return load_sam2(settings.start_from, image_size=settings.image_size).requires_grad_(True)
-    return new_tracker(seed=settings.seed, image_size=settings.image_size, width=settings.width)
+    return new_tracker(
+        seed=settings.seed, image_size=settings.image_size, width=settings.width, slots=settings.slots
+    )
+
+
+def _stage_loop(
+    model: Sam2VideoModel, stage: TrackerStage, state: Path, settings: TrackerSettings, steps: int
+) -> Loop:
+    groups = parameter_groups({stage.rate: [model]}, weight_decay=settings.weight_decay)
+    pace = Pace(steps, settings.log_every, settings.save_every, settings.minutes, settings.validate_every)
+    return Loop(stage.name, model, groups, state, pace)
+
+
+def _kept_best(
+    model: Sam2VideoModel, out: Path, stage: TrackerStage, settings: TrackerSettings
+) -> KeptBest[Sam2VideoModel] | None:
+    if not settings.validate_every:
+        return None
+    clips = 0 if stage.length == 1 else settings.validated_clips
+    return KeptBest(
+        TrackerValidation(pictures=settings.validated_pictures, clips=clips),
+        model,
+        stage=stage.name,
+        state=out / TRAINING,
+        write=lambda: write_tracker(model, out),
+    )
 
 
 def _freeze_tables(model: Sam2VideoModel) -> None:
@@ -169,20 +174,10 @@ def _freeze_tables(model: Sam2VideoModel) -> None:
         table.requires_grad_(False)
 
 
-def _parts(settings: TrackerSettings, done: int) -> list[tuple[range, int]]:
-    """The steps that are left, by the length of their clips."""
-    turn = settings.steps - settings.steps // 3
-    parts = [
-        (range(done, turn), settings.length),
-        (range(max(done, turn), settings.steps), settings.long_length),
-    ]
-    return [(numbers, length) for numbers, length in parts if len(numbers)]
-
-
 def _recipe(settings: TrackerSettings, model: Sam2VideoModel) -> dict[str, object]:
     plain = asdict(settings) | {
         "start_from": None if settings.start_from is None else str(settings.start_from)
     }
-    for run_only in ("workers", "device", "minutes", "log_every", "save_every"):
+    for run_only in ("workers", "device", "minutes", "log_every", "save_every", "validate_every"):
         plain.pop(run_only)
     return plain | {"parameters": sum(p.numel() for p in model.parameters())}

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clips for training SAM 2: a few frames of each scene, its objects' masks, and how they are pointed at."""
+"""Clips for training SAM 2: frames of each scene, its objects' masks, and how each is pointed at."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,20 +15,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pixelrefer_ros.training.world import SEED_RANGES, Layers, Renderer, SceneSettings, Split, cast_scene
+from pixelrefer_ros.training.tracker_settings import TrackerStage
+from pixelrefer_ros.training.world import SEED_RANGES, Layers, Renderer, Split, cast_scene
 from pixelrefer_ros.types import Mask, RgbImage
 
 Prompt = Literal["box", "point", "mask"]
-PROMPT_SHARES: dict[Prompt, float] = {"box": 0.55, "point": 0.35, "mask": 0.1}
-"""How often a batch is pointed at in each way; all objects of a batch are pointed at alike."""
+PROMPTS: tuple[Prompt, ...] = ("box", "point", "mask")
+PROMPT_SHARES = (0.5, 0.35, 0.15)
+"""How often an object of a clip is pointed at in each way; in single pictures by box and by point each."""
 PROMPTED_SHARE, PROMPTED_PX = 0.6, 40
 """Objects of which less is seen in the first frame are not followed."""
-CLIP = SceneSettings(frames=40, objects=(1, 5))
 
-_GAPS = (1, 8)  # frames from the prompted one to the next
-_STRIDES = (1, 4)  # frames between the later ones: a long strides show hiding in a short clip
 _JITTER = 0.08  # of a box's sides: people and detectors draw boxes roughly
-_OBJECTS = 3  # of a scene at most
+_MIDDLE = 0.5  # of the points are where people click, in the middle; the others anywhere on the object
+_HIDDEN = 3  # frames at most in which a clip of the hiding stage shows nothing of an object
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -38,18 +39,16 @@ class Clips:
         pictures: (B, T, 3, S, S) uint8.
         masks: (N, T, S, S) bool, what is visible.
         clip_of: (N,) int64.
-        prompt: how the objects are pointed at in the first frame.
-        points: (N, P, 2) float32 pixels of the model's input: a box's corners, or one point.
-        labels: (N, P) int32: 2 and 3 for corners, 1 for a point, -1 where a mask is given.
+        prompt: (N,) int64, the place in `PROMPTS` of how the object is pointed at in the first frame.
+        points: (N, 2, 2) float32 pixels of the model's input: a box's corners, or a point and nothing.
         gap: (N,) frames from the first to the second.
     """
 
     pictures: Tensor
     masks: Tensor
     clip_of: Tensor
-    prompt: Prompt
+    prompt: Tensor
     points: Tensor
-    labels: Tensor
     gap: Tensor
 
 
@@ -58,76 +57,81 @@ class ClipBatches(Dataset[Clips]):
 
     Args:
         image_size: S, px.
+        stage: what to show.
         seed: which scenes.
-        scenes: B.
-        length: T, at least 2.
         split: "train", or "val" to watch the training.
-        settings: of the scenes.
     """
 
-    def __init__(
-        self,
-        image_size: int,
-        *,
-        seed: int,
-        scenes: int,
-        length: int,
-        split: Split = "train",
-        settings: SceneSettings = CLIP,
-    ) -> None:
+    def __init__(self, image_size: int, stage: TrackerStage, *, seed: int, split: Split = "train") -> None:
         """See the class."""
-        self._size, self._seed, self._scenes = image_size, seed, scenes
-        self._length, self._split, self._settings = length, split, settings
+        self._size, self._stage, self._seed, self._split = image_size, stage, seed, split
 
     def __getitem__(self, number: int) -> Clips:
         """Draws batch ``number``."""
         rng = np.random.default_rng([self._seed, 4, number])
-        prompt: Prompt = list(PROMPT_SHARES)[
-            int(rng.choice(len(PROMPT_SHARES), p=list(PROMPT_SHARES.values())))
-        ]
         owned = SEED_RANGES[self._split]
         pictures: list[Tensor] = []
         masks: list[NDArray[np.bool_]] = []
+        prompts: list[tuple[int, NDArray[np.float32]]] = []
         clip_of: list[int] = []
         gaps: list[int] = []
-        while len(pictures) < self._scenes:
-            renderer = Renderer(cast_scene(int(rng.integers(owned.start, owned.stop)), self._settings))
-            indices = self._indices(rng)
-            chosen = _pointable(rng, renderer.layers(indices[0]))
-            if not chosen:
-                continue  # everything is covered where this clip would begin
-            pictures.append(torch.stack([model_picture(renderer.rgb(i), self._size) for i in indices]))
-            for number_of_object in chosen:
-                visible = [renderer.layers(i).visible[number_of_object] for i in indices]
-                masks.append(np.stack([model_mask(mask, self._size) for mask in visible]))
-                clip_of.append(len(pictures) - 1)
-                gaps.append(indices[1] - indices[0])
-        points, labels = _pointed(rng, [of_object[0] for of_object in masks], prompt)
+        scenes = 0
+        while scenes < self._stage.scenes:
+            world = self._stage.worlds[scenes % len(self._stage.worlds)]
+            renderer = Renderer(cast_scene(int(rng.integers(owned.start, owned.stop)), world))
+            drawn = len(pictures)
+            for indices in self._draw_indices(rng, renderer):
+                chosen = _pointable(rng, renderer.layers(indices[0]))
+                if self._stage.through_hiding:
+                    chosen.sort(key=bool)  # the one that is hidden comes first
+                chosen = chosen[: self._stage.objects]
+                if not chosen:
+                    continue  # everything is covered where this clip would begin
+                for followed, prompt in self._draw_prompts(rng, chosen):
+                    visible = [renderer.layers(i).visible[followed] for i in indices]
+                    masks.append(np.stack([model_mask(mask, self._size) for mask in visible]))
+                    prompts.append((prompt, _pointed(rng, masks[-1][0], PROMPTS[prompt])))
+                    clip_of.append(len(pictures))
+                    gaps.append(indices[1] - indices[0] if len(indices) > 1 else 1)
+                pictures.append(torch.stack([model_picture(renderer.rgb(i), self._size) for i in indices]))
+            scenes += len(pictures) > drawn
         return Clips(
             torch.stack(pictures),
             torch.from_numpy(np.stack(masks)),
             torch.tensor(clip_of),
-            prompt,
-            torch.from_numpy(points),
-            torch.from_numpy(labels),
+            torch.tensor([prompt for prompt, _ in prompts]),
+            torch.from_numpy(np.stack([points for _, points in prompts])),
             torch.tensor(gaps),
         )
 
-    def _indices(self, rng: np.random.Generator) -> list[int]:
-        frames = self._settings.frames
-        for _ in range(100):
-            gap, stride = (
-                int(rng.integers(*_GAPS, endpoint=True)),
-                int(rng.integers(*_STRIDES, endpoint=True)),
-            )
-            span = gap + stride * (self._length - 2)
+    def _draw_prompts(self, rng: np.random.Generator, chosen: list[int]) -> Iterator[tuple[int, int]]:
+        """Objects with their prompts: both kinds for a single picture, which costs one decoding more."""
+        for number in chosen:
+            if self._stage.length == 1:
+                yield number, PROMPTS.index("box")
+                yield number, PROMPTS.index("point")
+            else:
+                yield number, int(rng.choice(len(PROMPTS), p=PROMPT_SHARES))
+
+    def _draw_indices(self, rng: np.random.Generator, renderer: Renderer) -> Iterator[list[int]]:
+        """The frames of each clip of a scene: single pictures, or one clip."""
+        frames, length = renderer.scene.frames, self._stage.length
+        if length == 1:
+            for index in rng.choice(frames, size=min(self._stage.pictures, frames), replace=False):
+                yield [int(index)]
+            return
+        gone = _gone(renderer) if self._stage.through_hiding else []
+        if gone:
+            yield _through(rng, gone, frames, length)
+            return
+        while True:
+            gap = int(rng.integers(*self._stage.gaps, endpoint=True))
+            stride = int(rng.integers(*self._stage.strides, endpoint=True))
+            span = gap + stride * (length - 2)
             if span < frames:
                 break
-        else:
-            gap = stride = 1
-            span = self._length - 1
         start = int(rng.integers(0, frames - span))
-        return [start, *(start + gap + stride * step for step in range(self._length - 1))]
+        yield [start, *(start + gap + stride * step for step in range(length - 1))]
 
 
 def model_picture(rgb: RgbImage, size: int) -> Tensor:
@@ -142,34 +146,49 @@ def model_mask(mask: Mask, size: int) -> NDArray[np.bool_]:
     return np.asarray(covered >= 0.5, np.bool_)
 
 
+def _gone(renderer: Renderer) -> list[int]:
+    """The frames in which nothing of the first object is seen, if it is seen before and after."""
+    frames = renderer.scene.frames
+    seen = [bool(renderer.layers(index).visible[0].any()) for index in range(frames)]
+    gone = [index for index in range(frames) if not seen[index]]
+    return gone if gone and seen[0] and seen[-1] else []
+
+
+def _through(rng: np.random.Generator, gone: list[int], frames: int, length: int) -> list[int]:
+    """Frames before, within and after a time of hiding, in even strides after the first one."""
+    hidden = int(rng.integers(1, min(_HIDDEN, len(gone), length - 2), endpoint=True))
+    before = int(rng.integers(0, length - 2 - hidden, endpoint=True))
+    stride = max(1, round(len(gone) / hidden))
+    first = gone[0] + int(rng.integers(0, stride)) - before * stride
+    first = min(max(first, 1), frames - 1)
+    later = [min(first + stride * step, frames - 1) for step in range(length - 1)]
+    return [int(rng.integers(0, first)), *later]
+
+
 def _pointable(rng: np.random.Generator, layers: Layers) -> list[int]:
-    """Some of the objects that are seen well enough to be pointed at, in random order."""
-    numbers = [int(number) for number in rng.permutation(len(layers.visible))]
-    seen = [
+    """The objects that are seen well enough to be pointed at, in random order."""
+    return [
         number
-        for number in numbers
+        for number in (int(n) for n in rng.permutation(len(layers.visible)))
         if layers.fraction(number) >= PROMPTED_SHARE
         and np.count_nonzero(layers.visible[number]) >= PROMPTED_PX
     ]
-    return seen[:_OBJECTS]
 
 
-def _pointed(
-    rng: np.random.Generator, masks: list[NDArray[np.bool_]], prompt: Prompt
-) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    points, labels = [], []
-    for mask in masks:
-        rows, columns = np.nonzero(mask)
-        if prompt == "box" and len(rows):
-            box = np.array([[columns.min(), rows.min()], [columns.max() + 1, rows.max() + 1]], np.float32)
-            sides = box[1] - box[0]
-            points.append(np.clip(box + rng.uniform(-_JITTER, _JITTER, (2, 2)) * sides, 0, mask.shape[0]))
-            labels.append([2, 3])
-        elif prompt == "point" and len(rows):
-            inside = int(rng.integers(len(rows)))
-            points.append(np.array([[columns[inside], rows[inside]]]))
-            labels.append([1])
+def _pointed(rng: np.random.Generator, mask: NDArray[np.bool_], prompt: Prompt) -> NDArray[np.float32]:
+    """(2, 2) pixels of the model's input: a rough box, or a point on the object."""
+    points = np.zeros((2, 2), np.float32)
+    rows, columns = np.nonzero(mask)
+    if prompt == "box" and len(rows):
+        box = np.array([[columns.min(), rows.min()], [columns.max() + 1, rows.max() + 1]], np.float32)
+        jitter = rng.uniform(-_JITTER, _JITTER, (2, 2)) * (box[1] - box[0]) * rng.random()
+        points = np.clip(box + jitter, 0, mask.shape[0])
+    elif prompt == "point" and len(rows):
+        if rng.random() < _MIDDLE:
+            inside = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
+            row, column = np.unravel_index(int(inside.argmax()), mask.shape)
         else:
-            points.append(np.zeros((2 if prompt == "box" else 1, 2)))
-            labels.append([-1] * (2 if prompt == "box" else 1))
-    return np.stack(points).astype(np.float32), np.array(labels, np.int32)
+            chosen = int(rng.integers(len(rows)))
+            row, column = rows[chosen], columns[chosen]
+        points[0] = (column, row)
+    return points.astype(np.float32)

@@ -16,12 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import Sam2VideoModel
 
-from pixelrefer_ros.tracking import MEAN, STD, MemoryAttention, MemoryEncoder
-from pixelrefer_ros.training.tracker_clips import Clips
+from pixelrefer_ros.tracking import MemoryAttention, MemoryEncoder
+from pixelrefer_ros.training.tracker_clips import PROMPTS, Clips
+from pixelrefer_ros.training.tracker_frames import FrameFeatures, encode_frames
+from pixelrefer_ros.training.tracker_masks import jaccard, mask_losses
 
-COMPARED = 2
-"""Masks are compared at 1/2 of the model's input: finer than the decoder's 1/4, so that edges count."""
-DICE_WEIGHT, PRESENCE_WEIGHT = 1.0, 0.5
+PRESENCE_WEIGHT = 0.5
+_LABELS = {"box": (2, 3), "point": (1,), "mask": (-1,)}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -33,12 +34,22 @@ class _Step:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class _Seen:
-    """One frame as N objects see it: coarse (N, C, h, w) and the decoder's skips."""
+class _Said:
+    """What the decoder says of n objects: mask logits (n, 4h, 4w), presence (n,) and token (n, C)."""
 
-    coarse: Tensor
-    skip0: Tensor
-    skip1: Tensor
+    logits: Tensor
+    score: Tensor
+    token: Tensor
+
+    @classmethod
+    def joined(cls, parts: list[_Said], rows: list[Tensor]) -> _Said:
+        """Parts of the objects, put in their rows."""
+        back = torch.cat(rows).argsort()
+        return cls(
+            torch.cat([p.logits for p in parts])[back],
+            torch.cat([p.score for p in parts])[back],
+            torch.cat([p.token for p in parts])[back],
+        )
 
 
 class Follower:
@@ -46,13 +57,13 @@ class Follower:
 
     Args:
         model: on its device; the tables that its memory attention bakes stay as they are.
-        own_presence: probability that a clip uses the model's own guess of presence in its memory.
+        learning: share of a clip's frames through which the image encoder learns.
+        own_presence: probability that a batch uses the model's own guess of presence in its memory.
     """
 
-    def __init__(self, model: Sam2VideoModel, *, own_presence: float = 0.0) -> None:
+    def __init__(self, model: Sam2VideoModel, *, learning: float = 1.0, own_presence: float = 0.0) -> None:
         """See the class."""
-        self.own_presence = own_presence
-        self._model = model
+        self._model, self._learning, self._own_presence = model, learning, own_presence
         self._attention, self._encoder = MemoryAttention(model), MemoryEncoder(model)
         self._size = int(model.config.image_size)
         self._slots = int(model.config.num_maskmem)
@@ -68,76 +79,90 @@ class Follower:
         """Losses, and J, of a batch of clips.
 
         Returns:
-            "loss" with gradients; "mask", "dice", "presence" it is made of; "first" and "later": mean J of
-            the prompted frame and of those after it, over objects that are visible there.
+            "loss" with gradients; "edge", "dice", "presence" it is made of; mean J over objects that are
+            visible: of the prompted frame by prompt, and "later" of the frames after it.
         """
-        masks = clips.masks.to(self.device)
-        parts: dict[str, list[Tensor]] = {"mask": [], "dice": [], "presence": []}
-        agreement: list[Tensor] = []
+        masks, prompt = clips.masks.to(self.device), clips.prompt.to(self.device)
+        parts: dict[str, list[Tensor]] = {"edge": [], "dice": [], "presence": []}
+        agreed: dict[str, list[Tensor]] = {}
         for time, (logits, score) in enumerate(self.follow(clips)):
             truth = masks[:, time]
             present = truth.flatten(1).any(1)
-            for name, value in self._compare(logits, score, truth, present).items():
-                parts[name].append(value)
             if present.any():
-                agreement.append(self._jaccard(logits, truth)[present].mean())
-        means = {name: torch.stack(values).mean() for name, values in parts.items()}
-        loss = means["mask"] + DICE_WEIGHT * means["dice"] + PRESENCE_WEIGHT * means["presence"]
-        later = torch.stack(agreement[1:]).mean() if len(agreement) > 1 else agreement[0]
-        return {"loss": loss, **means, "first": agreement[0], "later": later}
+                edge, dice = mask_losses(logits[present], truth[present])
+                parts["edge"].append(edge)
+                parts["dice"].append(dice)
+            parts["presence"].append(F.binary_cross_entropy_with_logits(score, present.float()))
+            agreement = jaccard(logits.detach(), truth)
+            if time:
+                agreed.setdefault("later", []).append(agreement[present])
+            else:
+                for kind, name in enumerate(PROMPTS):
+                    agreed.setdefault(name, []).append(agreement[present & (prompt == kind)])
+        means = {name: torch.cat(values).mean() for name, values in parts.items() if name != "presence"}
+        means["presence"] = torch.stack(parts["presence"]).mean()
+        loss = means["edge"] + means["dice"] + PRESENCE_WEIGHT * means["presence"]
+        seen = {name: torch.cat(values) for name, values in agreed.items()}
+        return {"loss": loss, **means, **{name: value.mean() for name, value in seen.items() if len(value)}}
 
     def follow(self, clips: Clips) -> Iterator[tuple[Tensor, Tensor]]:
         """Decodes frame after frame, each from the memory of those before it.
 
         Args:
-            clips: with the prompt of the first frame.
+            clips: with the prompts of their first frames.
 
         Returns:
-            Per frame mask logits (N, M, 4h, 4w), of which the first mask counts, and presence logits (N,).
+            Per frame mask logits (N, 4h, 4w) and presence logits (N,).
         """
         masks, clip_of = clips.masks.to(self.device), clips.clip_of.to(self.device)
-        frames = self._frames(clips.pictures.to(self.device))
-        own = float(torch.rand(())) < self.own_presence
+        frames = encode_frames(self._model, clips.pictures.to(self.device), learning=self._learning)
+        own = float(torch.rand(())) < self._own_presence
         steps: list[_Step] = []
         for time in range(masks.shape[1]):
-            seen = _Seen(*(level[clip_of, time] for level in frames))
-            truth = masks[:, time]
-            logits, score, token = self._decode(clips, seen, steps, truth)
-            present = (score.detach() > 0) if own and time else truth.flatten(1).any(1)
-            yield logits, score
-            steps.append(self._remember(seen, logits, token, present, truth, prompted=time == 0, clips=clips))
+            seen, truth = frames.of(clip_of, time), masks[:, time]
+            if time:
+                said = self._decode(self._conditioned(seen, steps, clips.gap.to(self.device)), seen)
+            else:
+                said = self._prompted(clips, seen, truth)
+            yield said.logits, said.score
+            if time + 1 < masks.shape[1]:
+                present = (said.score.detach() > 0) if own and time else truth.flatten(1).any(1)
+                given = clips.prompt.to(self.device) == PROMPTS.index("mask") if not time else None
+                steps.append(self._remember(seen, said, present, truth, given))
 
-    def _frames(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Features of all frames of all clips: (B, T, ...) each."""
-        mean = torch.tensor(MEAN, device=pictures.device).view(1, 3, 1, 1) * 255
-        std = torch.tensor(STD, device=pictures.device).view(1, 3, 1, 1) * 255
-        clips, times = pictures.shape[:2]
-        fine, middle, coarse = self._model.vision_encoder(
-            (pictures.flatten(0, 1).float() - mean) / std
-        ).fpn_hidden_states
-        decoder = self._model.mask_decoder
-        levels = (coarse, decoder.conv_s0(fine), decoder.conv_s1(middle))
-        coarse, skip0, skip1 = (level.unflatten(0, (clips, times)) for level in levels)
-        return coarse, skip0, skip1
+    def _prompted(self, clips: Clips, seen: FrameFeatures, truth: Tensor) -> _Said:
+        """Decodes each object's first frame from its prompt, alike prompts as one batch."""
+        parts, rows = [], []
+        plain = self._model.no_memory_embedding.view(1, -1, 1, 1)
+        for kind, name in enumerate(PROMPTS):
+            chosen = (clips.prompt.to(self.device) == kind).nonzero()[:, 0]
+            if not len(chosen):
+                continue
+            own = seen.rows(chosen)
+            labels = torch.tensor([_LABELS[name]], dtype=torch.int32, device=self.device)
+            points = clips.points.to(self.device)[chosen, : labels.shape[1]]
+            given = None
+            if name == "mask":  # as the tracker takes a mask: it only makes a pointer
+                given = self._model.mask_downsample(truth[chosen, None].float())
+            features = own.coarse if name == "mask" else own.coarse + plain
+            parts.append(self._decode(features, own, points, labels.expand(len(chosen), -1), given))
+            rows.append(chosen)
+        return _Said.joined(parts, rows)
 
     def _decode(
-        self, clips: Clips, seen: _Seen, steps: list[_Step], truth: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Mask logits (N, M, 4h, 4w) of M masks, presence (N,) and token (N, C) of one frame."""
-        count = len(truth)
-        points = torch.zeros(count, 1, 2, device=truth.device)
-        labels = torch.full((count, 1), -1, dtype=torch.int32, device=truth.device)
-        given = None
-        if steps:
-            features = self._conditioned(seen, steps, clips.gap.to(truth.device))
-        elif clips.prompt == "mask":  # as the tracker takes a mask: it only makes a pointer
-            features = seen.coarse
-            given = self._model.mask_downsample(truth[:, None].float())
-        else:
-            features = seen.coarse + self._model.no_memory_embedding.view(1, -1, 1, 1)
-            points, labels = clips.points.to(truth.device), clips.labels.to(truth.device)
-        encoder = self._model.prompt_encoder
-        sparse, dense = encoder(
+        self,
+        features: Tensor,
+        seen: FrameFeatures,
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        given: Tensor | None = None,
+    ) -> _Said:
+        """Decodes one frame from features (n, C, h, w), and a prompt if there is one."""
+        count = len(features)
+        if points is None or labels is None:
+            points = torch.zeros(count, 1, 2, device=self.device)
+            labels = torch.full((count, 1), -1, dtype=torch.int32, device=self.device)
+        sparse, dense = self._model.prompt_encoder(
             input_points=points[:, None], input_labels=labels[:, None], input_boxes=None, input_masks=given
         )
         masks, quality, tokens, score = self._model.mask_decoder(
@@ -148,11 +173,10 @@ class Follower:
             multimask_output=given is not None,
             high_resolution_features=[seen.skip0, seen.skip1],
         )
-        best = quality[:, 0].argmax(-1)
-        token = tokens[torch.arange(count, device=truth.device), 0, best]
-        return masks[:, 0].float(), score[:, 0, 0].float(), token
+        rows, best = torch.arange(count, device=self.device), quality[:, 0].argmax(-1)
+        return _Said(masks[rows, 0, best].float(), score[:, 0, 0].float(), tokens[rows, 0, best])
 
-    def _conditioned(self, seen: _Seen, steps: list[_Step], gap: Tensor) -> Tensor:
+    def _conditioned(self, seen: FrameFeatures, steps: list[_Step], gap: Tensor) -> Tensor:
         """Features conditioned on what was remembered, in the slots that the tracker uses.
 
         The tracker's graphs have all slots and mask the empty ones; early in a clip most are, and to leave
@@ -174,67 +198,19 @@ class Follower:
         return conditioned
 
     def _remember(
-        self,
-        seen: _Seen,
-        logits: Tensor,
-        token: Tensor,
-        present: Tensor,
-        truth: Tensor,
-        *,
-        prompted: bool,
-        clips: Clips,
+        self, seen: FrameFeatures, said: _Said, present: Tensor, truth: Tensor, given: Tensor | None
     ) -> _Step:
-        if prompted and clips.prompt == "mask":
-            mask = truth.float()
+        """Memory and pointer; ``given`` (N,) bool on the prompted frame: whose mask the user gave."""
+        enlarged = F.interpolate(
+            said.logits[:, None], size=(self._size, self._size), mode="bilinear", align_corners=False
+        )[:, 0]
+        if given is not None:  # a prompted mask's pixels count as certain
+            mask = torch.where(given[:, None, None], truth, enlarged > 0).float()
         else:
-            enlarged = F.interpolate(
-                logits[:, :1], size=(self._size, self._size), mode="bilinear", align_corners=False
-            )[:, 0]
-            mask = (enlarged > 0).float() if prompted else enlarged.sigmoid()
-            # The tracker clears the mask of an absent object; its probability is then 0 everywhere.
-            mask = mask * present[:, None, None]
-        memory = self._encoder(seen.coarse, mask, present)
+            mask = enlarged.sigmoid()
+        # The tracker clears the mask of an absent object; its probability is then 0 everywhere.
+        memory = self._encoder(seen.coarse, mask * present[:, None, None], present)
         pointer = torch.where(
-            present[:, None], self._model.object_pointer_proj(token), self._model.no_object_pointer
+            present[:, None], self._model.object_pointer_proj(said.token), self._model.no_object_pointer
         )
         return _Step(memory, pointer)
-
-    def _compare(self, logits: Tensor, score: Tensor, truth: Tensor, present: Tensor) -> dict[str, Tensor]:
-        side = self._size // COMPARED
-        fine = F.interpolate(logits, size=(side, side), mode="bilinear", align_corners=False)
-        target = F.interpolate(truth[:, None].float(), size=(side, side), mode="area").expand_as(fine)
-        weight = present.float()
-        count = weight.sum().clamp(min=1)
-        return {
-            "mask": (_balanced(fine, target) * weight).sum() / count,
-            "dice": (_dice(fine, target) * weight).sum() / count,
-            "presence": F.binary_cross_entropy_with_logits(score, present.float()),
-        }
-
-    def _jaccard(self, logits: Tensor, truth: Tensor) -> Tensor:
-        """(N,) J at the model's input size, of the first mask."""
-        with torch.no_grad():
-            found = (
-                F.interpolate(
-                    logits[:, :1], size=(self._size, self._size), mode="bilinear", align_corners=False
-                )[:, 0]
-                > 0
-            )
-            union = (found | truth).flatten(1).sum(1).clamp(min=1)
-            return (found & truth).flatten(1).sum(1) / union
-
-
-def _balanced(logits: Tensor, target: Tensor) -> Tensor:
-    """(N,) cross-entropy in which object and background weigh the same, however small the object."""
-    loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none").flatten(2)
-    inside, outside = target.flatten(2), 1 - target.flatten(2)
-    on = (loss * inside).sum(-1) / inside.sum(-1).clamp(min=1)
-    off = (loss * outside).sum(-1) / outside.sum(-1).clamp(min=1)
-    return ((on + off) / 2).mean(1)
-
-
-def _dice(logits: Tensor, target: Tensor) -> Tensor:
-    """(N,) 1 minus the soft overlap."""
-    found, truth = logits.sigmoid().flatten(2), target.flatten(2)
-    overlap = 2 * (found * truth).sum(-1) + 1
-    return (1 - overlap / (found.sum(-1) + truth.sum(-1) + 1)).mean(1)

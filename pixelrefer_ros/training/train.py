@@ -40,16 +40,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     language.add_argument(
         "--max-broken", type=float, metavar="SHARE", help="of --data that may be left out (0.05)"
     )
-    language.add_argument(
-        "--validate-every",
-        type=int,
-        metavar="STEPS",
-        help="score validation scenes, and keep the best; 0: never",
-    )
     language.add_argument("--mask-num", type=int, help="object tokens of a region, of a new model")
     tracker = models.add_parser("tracker", help="SAM 2 on prompted clips with memory")
     _common(tracker)
-    tracker.add_argument("--steps", type=int)
+    tracker.add_argument(
+        "--steps",
+        type=int,
+        nargs=3,
+        metavar=("PICTURES", "CLIPS", "HIDING"),
+        help="of the stages; 0 leaves one out",
+    )
     tracker.add_argument("--image-size", type=int, help="side of the model's input, px")
 
 
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         "minutes": args.minutes,
         "start_from": args.start_from,
     }
-    for name in ("scenes", "workers"):
+    for name in ("scenes", "workers", "validate_every"):
         if getattr(args, name) is not None:
             given[name] = getattr(args, name)
     finished = _language(args, given) if args.model == "language" else _tracker(args, given)
@@ -99,8 +99,6 @@ def _language(args: argparse.Namespace, given: dict[str, Any]) -> bool:
     for name, setting in (("questions", "questions"), ("max_broken", "most_broken")):
         if getattr(args, name) is not None:
             given[setting] = getattr(args, name)
-    if args.validate_every is not None:
-        given["validate_every"] = args.validate_every
     if args.mask_num is not None:
         given["sizes"] = Sizes(mask_num=args.mask_num)
     if args.start_from is not None:
@@ -112,7 +110,7 @@ def _tracker(args: argparse.Namespace, given: dict[str, Any]) -> bool:
     from pixelrefer_ros.training.tracker import TrackerSettings, train_tracker
 
     if args.steps is not None:
-        given["steps"] = args.steps
+        given["steps"] = tuple(args.steps)
     if args.image_size is not None:
         given["image_size"] = args.image_size
     return train_tracker(args.out, TrackerSettings(**given))
@@ -127,6 +125,12 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scenes", type=int, help="per step")
     parser.add_argument("--workers", type=int, help="processes that draw scenes")
     parser.add_argument(
+        "--validate-every",
+        type=int,
+        metavar="STEPS",
+        help="score validation scenes, and keep the best; 0: never",
+    )
+    parser.add_argument(
         "--threads", type=int, help="of the computation on a CPU; default: torch's own choice"
     )
     parser.add_argument("--minutes", type=float, default=0.0, help="stop after so many; 0: train to the end")
@@ -135,11 +139,11 @@ def _common(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    steps = args.steps if isinstance(args.steps, list) else [args.steps]
     lowest = {"--seed": (args.seed, 0), "--scenes": (args.scenes, 1), "--workers": (args.workers, 0)}
     lowest |= {"--threads": (args.threads, 1)}
     lowest |= {"--minutes": (args.minutes, 0)}
-    lowest |= {"--steps": (min(steps) if steps[0] is not None else None, 0 if len(steps) > 1 else 1)}
+    lowest |= {"--steps": (None if args.steps is None else min(args.steps), 0)}
+    lowest |= {"--validate-every": (args.validate_every, 0)}
     if args.model == "language":
         lowest |= {"--lora": (args.lora, 0), "--mask-num": (args.mask_num, 1)}
         lowest |= {"--questions": (args.questions, 1), "--max-broken": (args.max_broken, 0)}
@@ -151,7 +155,6 @@ def _check(args: argparse.Namespace) -> None:
             value is not None for value in (args.media, args.questions, args.max_broken)
         ):
             raise ParameterError("--media, --questions and --max-broken are about --data: give it too")
-        lowest |= {"--validate-every": (args.validate_every, 0)}
         if args.lora and args.start_from is None:
             raise ParameterError("--lora needs --from: low-rank updates are of a trained checkpoint")
     for name, (value, least) in lowest.items():

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
@@ -23,10 +23,14 @@ SCORE = "score"
 """The entry of a validation that decides which weights are best: higher is better."""
 
 
-class Validation(Protocol):
+Network = TypeVar("Network")
+Measured = TypeVar("Measured", contravariant=True)
+
+
+class Validation(Protocol[Measured]):
     """Measures a network; nothing of it changes."""
 
-    def __call__(self, network: PixelReferNetwork) -> dict[str, float]:
+    def __call__(self, network: Measured, /) -> dict[str, float]:
         """Named values, `SCORE` among them."""
 
 
@@ -97,7 +101,7 @@ class BatchValidation:
         return {SCORE: -values["loss"], **values}
 
 
-class KeptBest:
+class KeptBest(Generic[Network]):
     """Calls a validation, and writes the weights whenever they are the best of this stage so far.
 
     Args:
@@ -110,8 +114,8 @@ class KeptBest:
 
     def __init__(
         self,
-        validation: Validation,
-        network: PixelReferNetwork,
+        validation: Validation[Network],
+        network: Network,
         *,
         stage: str,
         state: Path,
