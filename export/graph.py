@@ -137,13 +137,24 @@ def _name_sizes(model: onnx_ir.Model, plan: GraphPlan) -> None:
             if not isinstance(size, int):
                 symbols[str(size)] = planned[axis]
     spelled = re.compile("|".join(rf"\b{re.escape(symbol)}\b" for symbol in symbols) or r"(?!)")
+
+    def named(size: int | onnx_ir.SymbolicDim) -> int | str | None:
+        if isinstance(size, int):
+            return size
+        # What torch does not know stays without a name: ONNX Runtime takes sizes of one name for equal ones.
+        return None if size.value is None else spelled.sub(lambda match: symbols[match[0]], size.value)
+
     computed = [value for node in model.graph for value in node.outputs]
     for value in (*model.graph.inputs, *model.graph.outputs, *computed):
         if value.shape is not None:
-            value.shape = onnx_ir.Shape(
-                size if isinstance(size, int) else spelled.sub(lambda match: symbols[match[0]], str(size))
-                for size in value.shape
-            )
+            value.shape = onnx_ir.Shape(named(size) for size in value.shape)
+    for value in model.graph.outputs:
+        for size in value.shape or ():
+            if not isinstance(size, int) and size.value not in plan.profiles:
+                raise PixelReferError(
+                    f"graph {plan.name}: output {value.name} has shape {value.shape}; each size must be a "
+                    f"number or one of the inputs' ({', '.join(plan.profiles)}), which the runtime knows"
+                )
 
 
 def _forget_origin(model: onnx_ir.Model) -> None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 import onnx_ir
@@ -12,6 +14,8 @@ QUANTISED = {"int8": 8, "int4": 4}
 """Precisions with quantised weights, and their bits."""
 BLOCK = 32
 """Weights of one column that share a scale."""
+SMALLEST_SCALE = 2.0**-24
+"""That of blocks that are all zeros: the smallest positive float16, far below any step that matters."""
 
 
 def quantise_weights(model: onnx_ir.Model, *, bits: int) -> None:
@@ -42,10 +46,10 @@ def quantise_weights(model: onnx_ir.Model, *, bits: int) -> None:
 
 
 def _dequantised(
-    graph: onnx_ir.Graph, node: onnx_ir.Node, kernel: onnx_ir.Value, weight: NDArray[np.generic], bits: int
+    graph: onnx_ir.Graph, node: onnx_ir.Node, kernel: onnx_ir.Value, weight: NDArray[Any], bits: int
 ) -> onnx_ir.Value:
     """A ``DequantizeLinear`` node before `node`; returns its output."""
-    integers, scales = quantise(weight.astype(np.float32), bits)
+    integers, scales = quantise(weight, bits)
     kind = onnx_ir.DataType.INT4 if bits == 4 else onnx_ir.DataType.INT8
     name = str(kernel.name)
     quantised = onnx_ir.Value(
@@ -56,7 +60,7 @@ def _dequantised(
     )
     scale = onnx_ir.Value(
         name=f"{name}_scale",
-        const_value=onnx_ir.tensor(scales.astype(weight.dtype), name=f"{name}_scale"),
+        const_value=onnx_ir.tensor(scales, name=f"{name}_scale"),
     )
     for value in (quantised, scale):
         assert value.const_value is not None  # noqa: S101 (set above)
@@ -71,22 +75,26 @@ def _dequantised(
     return restored
 
 
-def quantise(weight: NDArray[np.float32], bits: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def quantise(weight: NDArray[Any], bits: int) -> tuple[NDArray[np.int8], NDArray[Any]]:
     """Integers and scales of a kernel.
 
+    Scales are positive, also those of blocks that are all zeros: TensorRT refuses others.
+
     Args:
-        weight: (in, out), in a multiple of `BLOCK`.
+        weight: (in, out), in a multiple of `BLOCK`; float32, float16 or bfloat16.
         bits: 8 or 4.
 
     Returns:
-        (in, out) from -2^(bits-1) to 2^(bits-1) - 1, and (in / BLOCK, out).
+        (in, out) from -2^(bits-1) to 2^(bits-1) - 1, and (in / BLOCK, out) in the weight's dtype.
     """
     largest = 2 ** (bits - 1) - 1
-    blocks = weight.reshape(-1, BLOCK, weight.shape[1])
-    # The weight of the largest magnitude becomes -2^(bits-1), the end with one step more.
-    places = np.abs(blocks).argmax(axis=1)
-    extreme = np.take_along_axis(blocks, places[:, None], axis=1)[:, 0]
-    scales = -extreme / (largest + 1)
-    scales[scales == 0] = 1
-    integers = np.clip(np.round(blocks / scales[:, None]), -largest - 1, largest)
-    return integers.reshape(weight.shape).astype(np.int8), scales.astype(np.float32)
+    blocks = weight.reshape(-1, BLOCK, weight.shape[1]).astype(np.float32)
+    # The negative side has one step more.
+    steps = np.maximum(blocks.max(axis=1) / largest, blocks.min(axis=1) / -(largest + 1))
+    steps = np.maximum(steps, SMALLEST_SCALE)
+    scales = steps.astype(weight.dtype)
+    # Rounded up: the largest weight must not be cut off.
+    above = np.nextafter(scales, np.array(np.inf, weight.dtype))
+    scales = np.where(scales.astype(np.float32) < steps, above, scales)
+    integers = np.rint(blocks / scales.astype(np.float32)[:, None])
+    return integers.reshape(weight.shape).astype(np.int8), scales

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import onnx_ir
 import torch
 from pixelrefer_ros.export.graph import GraphPlan
 from pixelrefer_ros.export.operators import FUSED_OPSET
@@ -70,19 +69,6 @@ class DecoderGraph(nn.Module):
         return decoded
 
 
-def forget_unknown_sizes(model: onnx_ir.Model) -> None:
-    """Drop the recorded shapes of intermediate tensors that torch knows in part only.
-
-    Written out, every unknown size would have the same name, and ONNX Runtime takes sizes of one name
-    for equal ones when it reuses memory.
-    """
-    for node in model.graph:
-        for value in node.outputs:
-            known = value.shape is None or all(str(size) != "None" for size in value.shape)
-            if not known and not value.is_graph_output():
-                value.shape = None
-
-
 def plan_tracker_graphs(model: Sam2VideoModel, *, opset: int, max_objects: int) -> Iterator[GraphPlan]:
     """The four graphs of a model, one after the other.
 
@@ -140,7 +126,6 @@ def plan_tracker_graphs(model: Sam2VideoModel, *, opset: int, max_objects: int) 
         | {name: {0: OBJECTS, 1: POINTS} for name in ("points", "labels")},
         outputs=["logits", "score", "pointer"],
         profiles={**objects, POINTS: Profile(1, 2, MAX_POINTS)},
-        rewrite=forget_unknown_sizes,
     )
     yield GraphPlan(
         name="memory_encoder",

@@ -13,10 +13,10 @@ import torch
 from exported_models import exported_tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pixelrefer_ros.export import check_choices, export_graph
+from pixelrefer_ros.export import GraphPlan, check_choices, export_graph
 from pixelrefer_ros.export.language import plan_graphs, with_fixed_context
 
-from pixelrefer_ros.errors import ParameterError
+from pixelrefer_ros.errors import ParameterError, PixelReferError
 from pixelrefer_ros.model import (
     ObjectCrop,
     PixelReferLite,
@@ -26,7 +26,14 @@ from pixelrefer_ros.model import (
     patchify,
 )
 from pixelrefer_ros.model.compiled import CompiledNetwork, open_network
-from pixelrefer_ros.runtime import GraphDecoder, Manifest, OnnxRuntimeBackend, read_manifest, verify_graph
+from pixelrefer_ros.runtime import (
+    GraphDecoder,
+    Manifest,
+    OnnxRuntimeBackend,
+    Profile,
+    read_manifest,
+    verify_graph,
+)
 from pixelrefer_ros.runtime.onnxruntime_session import newest_opset
 
 torch.set_num_threads(1)
@@ -242,6 +249,11 @@ def test_exported_folder_alone_answers_as_the_checkpoint(pair: Pair) -> None:
     assert answers[0] == answers[1] == answers[2]
 
 
+def names_of_sizes(model: onnx.ModelProto) -> set[str]:
+    values = [*model.graph.input, *model.graph.output, *model.graph.value_info]
+    return {size.dim_param for value in values for size in value.type.tensor_type.shape.dim}
+
+
 def test_manifest_says_what_lies_in_the_folder(pair: Pair) -> None:
     manifest = read_manifest(pair.folder)
     assert manifest == pair.manifest
@@ -257,6 +269,7 @@ def test_manifest_says_what_lies_in_the_folder(pair: Pair) -> None:
         onnx.checker.check_model(model)
         assert str(Path(__file__).parent.parent).encode() not in (pair.folder / graph.file).read_bytes()
         assert [(one.domain, one.version) for one in model.opset_import] == [("", manifest.opset)]
+        assert "None" not in names_of_sizes(model), "ONNX Runtime takes sizes of one name for equal ones"
         for specs, values in ((graph.inputs, model.graph.input), (graph.outputs, model.graph.output)):
             shapes = [
                 tuple(dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim)
@@ -314,3 +327,18 @@ def test_large_weights_lie_in_a_file_of_their_own(
 def test_choices_that_cannot_be_exported_are_refused(precision: str, opset: int, message: str) -> None:
     with pytest.raises(ParameterError, match=message):
         check_choices(precision, opset)
+
+
+class Found(torch.nn.Module):
+    """Its output has a size that no input has."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.nonzero()
+
+
+def test_output_of_a_size_that_no_input_has_is_refused(tmp_path: Path) -> None:
+    plan = GraphPlan(
+        "found", Found(), {"x": torch.ones(3)}, {"x": {0: "N"}}, ["places"], {"N": Profile(1, 2, 8)}
+    )
+    with pytest.raises(PixelReferError, match=r"graph found: output places has shape .*\(N\)"):
+        export_graph(plan, tmp_path, opset=20)
