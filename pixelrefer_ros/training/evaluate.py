@@ -149,7 +149,7 @@ def table(report: dict[str, Any]) -> Iterator[str]:
     if "answers" in report:
         columns = [f"{name:>8} {'goal':>8} {'count':>6}" for name in ("seen", "unseen")]
         yield f"{report['model']:42} {'   '.join(columns)}"
-        cells = {name: _answer_cells(report["answers"][name]["rows"]) for name in ("seen", "unseen")}
+        cells = {name: answer_cells(report["answers"][name]["rows"]) for name in ("seen", "unseen")}
         for row, goals in GOALS.items():
             parts = [
                 f"{_share(cells[name][row][0])} {_share(goal)} {cells[name][row][1]:6}"
@@ -161,7 +161,7 @@ def table(report: dict[str, Any]) -> Iterator[str]:
     if "tracker" in report:
         yield f"{report['tracker_model']:42} {'score':>8} {'goal':>8} {'count':>6}"
         for row, goal in TRACKER_GOALS.items():
-            value, count = _tracker_cell(report, row)
+            value, count = tracker_cell(report, row)
             if "system" in report or not row.startswith("category"):
                 yield f"{row:42} {_share(value)} {_share(goal)} {count:6}"
     yield f"{report['seconds']} s"
@@ -173,7 +173,9 @@ def _examples(split: Split, seed: int, scenes: int, questions: int, combinations
         yield from scene_examples(scene_seed, questions, settings=settings)
 
 
-def _answer_cells(rows: dict[str, dict[str, Any]]) -> dict[str, tuple[float | None, int]]:
+def answer_cells(rows: dict[str, dict[str, Any]]) -> dict[str, tuple[float | None, int]]:
+    """Score (None without any) and count of each row of `GOALS`, from a report's ``answers/.../rows``."""
+
     def exact(*names: str) -> tuple[float | None, int]:
         found = [rows[name] for name in names if name in rows]
         count = sum(row["count"] for row in found)
@@ -198,7 +200,8 @@ def _overall(rows: dict[str, dict[str, Any]]) -> float | None:
     return sum(row["correct"] for row in looking) / count if count else None
 
 
-def _tracker_cell(report: dict[str, Any], row: str) -> tuple[float | None, int]:
+def tracker_cell(report: dict[str, Any], row: str) -> tuple[float | None, int]:
+    """Score and count of a row of `TRACKER_GOALS`, from a whole report."""
     if row.startswith("category"):
         system = report.get("system", {"category_exact": None, "questions": 0})
         return system["category_exact"], system["questions"]
