@@ -154,7 +154,7 @@ def lines(results: Sequence[Result]) -> Iterator[str]:
         yield ""
     yield (
         "The model of [training](training.md) trained from nothing, "
-        f"{first['steps'][0]} + {first['steps'][1]} steps of {first['scenes']} scenes, "
+        f"{' + '.join(map(str, first['steps']))} steps of {first['scenes']} scenes, "
         f"once per row with seed {first['seed']}; then "
         f"{first['test_scenes']} test scenes with up to {first['questions']} questions each. Exact answers, "
         "%; of descriptions the true facts that are stated, %. Small regions have fewer than 2000 pixels."

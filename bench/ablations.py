@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The paper's ablations at small scale: the same model trained on the shapes world with parts changed.
 
-    python bench/ablations.py --out DIR --steps 3000 2000 [--minutes M] [--variants full no-global ...]
+    python bench/ablations.py --out DIR [--minutes M] [--variants full no-global ...]
 
 trains every variant of Tables 7, 8 and 9 with the project's own training, scores it on scenes of the test
 split, and, once all are done, writes ``docs/ablations.md`` with its plot. It goes on where it was stopped;
@@ -18,6 +18,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ from pixelrefer_ros.training.checkpoints import Sizes, parameter_count, tokenize
 from pixelrefer_ros.training.data import make_batch
 from pixelrefer_ros.training.language import train_language
 from pixelrefer_ros.training.language_settings import LanguageSettings
-from pixelrefer_ros.training.scoring.answers import MAX_TOKENS, AnswerScores, RowScore
+from pixelrefer_ros.training.scoring import AnswerScores, RowScore
+from pixelrefer_ros.training.scoring.answers import answered
 from pixelrefer_ros.training.world import Example, scene_examples, scene_seeds
 
 RESULT = "result.json"
@@ -65,33 +67,31 @@ def score(folder: Path, variant: Variant, *, seed: int, scenes: int, questions: 
     with variant.in_place(), torch.inference_mode():
         network = variant.change(trainable_network(folder))
         model = PixelReferLite(variant.name, "", network, tokenizer_of(folder))
-        for scene_seed in scene_seeds("test", seed, scenes):
-            examples = list(scene_examples(scene_seed, questions, moments=2))
-            for example, answer in zip(examples, answers(model, network, folder, examples), strict=True):
-                scores.add(example, answer)
-                if example.kind == "category":
-                    small = example.masks[0][-1].sum() < SMALL_PX
-                    by_size["small" if small else "large"].add(example.judge(answer))
+        asked = (
+            pair for s in scene_seeds("test", seed, scenes) for pair in looks(network, folder, s, questions)
+        )
+        for example, answer in answered(model, asked):
+            scores.add(example, answer)
+            if example.kind == "category":
+                small = example.masks[0][-1].sum() < SMALL_PX
+                by_size["small" if small else "large"].add(example.judge(answer))
     plain = {name: asdict(row) for name, row in (scores.rows | scores.kinds).items()}
     plain |= {f"category, {size}": asdict(row) for size, row in by_size.items()}
     return {"parameters": parameter_count(network), "scores": plain}
 
 
-def answers(
-    model: PixelReferLite, network: PixelReferNetwork, folder: Path, examples: list[Example]
-) -> list[str]:
-    """Greedy answers, with object tokens made as in training: there the variants take effect."""
+def looks(
+    network: PixelReferNetwork, folder: Path, scene_seed: int, questions: int
+) -> Iterator[tuple[Example, list[list[TimedTokens]]]]:
+    """Questions about a scene, with object tokens made as in training: there the variants take effect."""
+    examples = list(scene_examples(scene_seed, questions, moments=2))
     if not examples:
-        return []
+        return
     batch = make_batch(examples, tokenizer_of(folder), network.config)
     tokens = language_loss.view_tokens(network, batch)
     views = iter(batch.views)
-    said = []
     for example in examples:
-        regions = [[TimedTokens(tokens[next(views)], t) for t in example.times_s] for _ in example.masks]
-        pieces = model.generate(example.question, regions, max_new_tokens=MAX_TOKENS)
-        said.append("".join(piece.text for piece in pieces))
-    return said
+        yield example, [[TimedTokens(tokens[next(views)], t) for t in example.times_s] for _ in example.masks]
 
 
 def settings_of(args: argparse.Namespace, variant: Variant) -> LanguageSettings:
@@ -165,7 +165,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="a folder per variant")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--steps", type=int, nargs=2, metavar=("STAGE1", "STAGE2"), default=(3000, 2000))
+    default = LanguageSettings().steps
+    parser.add_argument("--steps", type=int, nargs=len(default), default=default, help="of each stage")
     parser.add_argument("--scenes", type=int, help="per step; default: as `pixelrefer train`")
     parser.add_argument(
         "--minutes", type=float, default=0.0, help="of each variant in this call; 0: to the end"
@@ -181,7 +182,7 @@ def main() -> int:
     parser.add_argument("--smoke", action="store_true", help="a few steps of a tiny model")
     args = parser.parse_args()
     if args.smoke:
-        args.steps, args.scenes, args.workers = (2, 2), 1, 0
+        args.steps, args.scenes, args.workers = tuple(2 for _ in args.steps), 1, 0
         args.test_scenes, args.docs = 2, args.out
     if args.threads:
         torch.set_num_threads(args.threads)
