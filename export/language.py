@@ -44,13 +44,13 @@ def plan_graphs(
     """
     vision_width, width = network.config.vision.hidden_size, network.config.language.hidden_size
     patches = Profile(1, min(1024, patch_budget), max(patch_budget, GLOBAL_PATCHES))
-    real = {"dtype": network.dtype}
+    dtype = network.dtype
     pictures, objects = torch.tensor([[4, 6], [5, 5], [3, 2]]), 3
     total = int(pictures.prod(dim=1).sum())
     yield GraphPlan(
         name="vision",
         module=VisionGraph(network.vision, opset),
-        inputs={"patches": torch.randn(total, 3 * PATCH * PATCH, **real), "grids": pictures},
+        inputs={"patches": torch.randn(total, 3 * PATCH * PATCH, dtype=dtype), "grids": pictures},
         shapes={"patches": {0: "P"}, "grids": {0: "G"}},
         outputs=["features"],
         profiles={"P": patches, "G": Profile(1, 2, 2 * MAX_OBJECTS)},
@@ -59,13 +59,13 @@ def plan_graphs(
         name="objects",
         module=ObjectsGraph(network.object_encoder, network.config, opset),
         inputs={
-            "features": torch.randn(total, vision_width, **real),
+            "features": torch.randn(total, vision_width, dtype=dtype),
             "chosen": torch.arange(total) % 3 > 0,
             "grids": pictures,
             "boxes": torch.tensor([[0, 0, 90, 120]] * objects),
             "frame_sizes": torch.tensor([[480, 640]] * objects),
-            "local": torch.randn(objects, CONTEXT_PATCHES, vision_width, **real),
-            "whole": torch.randn(2, GLOBAL_PATCHES, vision_width, **real),
+            "local": torch.randn(objects, CONTEXT_PATCHES, vision_width, dtype=dtype),
+            "whole": torch.randn(2, GLOBAL_PATCHES, vision_width, dtype=dtype),
             "frame_of": torch.tensor([0, 1, 1]),
         },
         shapes={
@@ -80,7 +80,7 @@ def plan_graphs(
     yield GraphPlan(
         name="embed",
         module=EmbedGraph(network.language, network.config.region_token_id),
-        inputs={"ids": torch.arange(5), "objects": torch.randn(3, width, **real)},
+        inputs={"ids": torch.arange(5), "objects": torch.randn(3, width, dtype=dtype)},
         shapes={"ids": {0: "L"}, "objects": {0: "R"}},
         outputs=["embeddings"],
         profiles={
@@ -95,7 +95,7 @@ def _plan_decoder(network: PixelReferNetwork, opset: int, context_length: int, p
     language = network.config.language
     heads = language.num_key_value_heads
     head_width = getattr(language, "head_dim", None) or language.hidden_size // language.num_attention_heads
-    real = {"dtype": network.dtype}
+    dtype = network.dtype
     past = [
         f"past_{kind}_{layer}" for layer in range(language.num_hidden_layers) for kind in ("key", "value")
     ]
@@ -104,10 +104,10 @@ def _plan_decoder(network: PixelReferNetwork, opset: int, context_length: int, p
         name="decoder",
         module=DecoderGraph(network.language, opset),
         inputs={
-            "embeddings": torch.randn(2, 3, language.hidden_size, **real),
+            "embeddings": torch.randn(2, 3, language.hidden_size, dtype=dtype),
             "start": torch.tensor([2, 0]),
             "last": torch.tensor([2, 1]),
-            **{name: torch.zeros(2, heads, 11, head_width, **real) for name in past},
+            **{name: torch.zeros(2, heads, 11, head_width, dtype=dtype) for name in past},
         },
         shapes={
             "embeddings": {0: "B", 1: "S"},

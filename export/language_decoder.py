@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from pixelrefer_ros.export.operators import Dense, attend, rotate, update_cache
 from torch import nn
@@ -87,7 +89,7 @@ class DecoderGraph(nn.Module):
 class DecoderLayer(nn.Module):
     """One layer; `layer` is transformers' own."""
 
-    def __init__(self, layer: nn.Module, opset: int) -> None:
+    def __init__(self, layer: Any, opset: int) -> None:
         """See the class."""
         super().__init__()
         attention, mlp = layer.self_attn, layer.mlp
@@ -133,10 +135,10 @@ class DecoderLayer(nn.Module):
 class Norm(nn.Module):
     """Root mean square norm in float32; `norm` is transformers' own."""
 
-    def __init__(self, norm: nn.Module) -> None:
+    def __init__(self, norm: Any) -> None:
         """See the class."""
         super().__init__()
-        self.weight = norm.weight
+        self.weight: nn.Parameter = norm.weight
         self.epsilon: float = norm.variance_epsilon
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

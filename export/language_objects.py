@@ -35,8 +35,9 @@ class ObjectsGraph(nn.Module):
         self.position = Dense.of(encoder.pos_linear)
         self.local = Infusion(encoder.ln_local, encoder.fusion_attention_local, opset)
         self.whole = Infusion(encoder.ln_global, encoder.fusion_attention_global, opset)
-        self.first, self.second = Dense.of(encoder.feat_linear[0]), Dense.of(encoder.feat_linear[2])
-        self.activation = encoder.feat_linear[1]
+        first, self.activation, second = encoder.feat_linear
+        assert isinstance(first, nn.Linear) and isinstance(second, nn.Linear)  # noqa: S101 (for the type checker)
+        self.first, self.second = Dense.of(first), Dense.of(second)
 
     def forward(
         self,

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from pixelrefer_ros.export.operators import Dense, attend, rotate
 from torch import nn
@@ -54,7 +56,7 @@ class VisionGraph(nn.Module):
 class VisionLayer(nn.Module):
     """One layer; `layer` is transformers' own."""
 
-    def __init__(self, layer: nn.Module, opset: int) -> None:
+    def __init__(self, layer: Any, opset: int) -> None:
         """See the class."""
         super().__init__()
         attention, mlp = layer.self_attn, layer.mlp

@@ -64,7 +64,7 @@ def _dequantised(
     )
     for value in (quantised, scale):
         assert value.const_value is not None  # noqa: S101 (set above)
-        value.shape = onnx_ir.Shape(value.const_value.shape)
+        value.shape = onnx_ir.Shape(value.const_value.shape.numpy())
         value.type = onnx_ir.TensorType(value.const_value.dtype)
         graph.register_initializer(value)
     restore = onnx_ir.node("DequantizeLinear", [quantised, scale], {"axis": 0, "block_size": BLOCK})

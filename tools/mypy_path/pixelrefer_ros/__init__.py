@@ -1,0 +1,1 @@
+../../../pixelrefer_ros/__init__.py
