@@ -100,6 +100,12 @@ class Parameters:
         maximum=1024,
         change=Change.UNCONFIGURED,
     )
+    max_batch: int = _parameter(
+        4,
+        "Questions answered at once, those that wait join as soon as there is room; 1: one after the other.",
+        minimum=1,
+        maximum=8,
+    )
     max_question_chars: int = _parameter(
         2000,
         "Longest question; a longer one is refused with BAD_QUESTION.",
@@ -218,6 +224,7 @@ def perception_settings(parameters: Parameters) -> PerceptionSettings:
     return PerceptionSettings(
         max_objects=parameters.max_objects,
         max_questions=parameters.max_questions,
+        max_batch=parameters.max_batch,
         max_question_chars=parameters.max_question_chars,
         max_tokens=parameters.max_tokens,
         history_frames=parameters.history_frames,

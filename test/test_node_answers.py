@@ -36,6 +36,7 @@ def node(tmp_path_factory):
         "model": str(folder),
         "tracker_model": "none",
         "max_questions": 4,
+        "max_batch": 2,
         "max_question_chars": 200,
     }
     # A camera that always sees the same: the model's answer to a question is then always the same as well.

@@ -27,8 +27,9 @@ def by_name(parameter: Parameter) -> str:
 
 def test_every_documented_parameter_exists():
     documented = (
-        "model tracker_model backend device precision engine_dir max_objects max_questions track_rate "
-        "describe_new_objects describe_period history_frames max_tokens image_transport image_qos autostart"
+        "model tracker_model backend device precision engine_dir max_objects max_questions max_batch "
+        "track_rate describe_new_objects describe_period history_frames max_tokens image_transport "
+        "image_qos autostart"
     )
     assert set(documented.split()) <= set(NAMES)
 

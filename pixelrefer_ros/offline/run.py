@@ -86,11 +86,9 @@ class ReplayRun:
                 self._show()
             self._index = index
             self._observe(frame)
-            for question in self._schedule.questions_due(index, frame.stamp_ns):
-                self._ask(question)
+            self._ask(self._schedule.questions_due(index, frame.stamp_ns))
             self.outcome.frames += 1
-        for question in self._schedule.at_end():
-            self._ask(question)
+        self._ask(self._schedule.at_end())
         if self.outcome.frames:
             self._show()
         self._tell_never_due()
@@ -119,19 +117,30 @@ class ReplayRun:
         self._refusals[entry.name] = str(error)
         self._on_record(region_record(entry, error, frame=self._index, stamp_ns=stamp_ns))
 
-    def _ask(self, entry: QuestionEntry) -> None:
-        question = self._question(entry)
+    def _ask(self, entries: Sequence[QuestionEntry]) -> None:
+        """Ask what can be asked, together; the answers are written in the order of the entries."""
         scene = self._perception.scene()
+        refused = [self._refusal(entry, scene) for entry in entries]
+        asked = [
+            self._question(entry) for entry, refusal in zip(entries, refused, strict=True) if refusal is None
+        ]
+        answers = iter(self._perception.answer_together(asked))
+        for entry, refusal in zip(entries, refused, strict=True):
+            answer = refusal or next(answers)
+            if refusal is None:
+                self._remember(answer)
+            self._finish(answer, entry, scene)
+
+    def _refusal(self, entry: QuestionEntry, scene: Scene | None) -> Answer | None:
+        """The answer to a question that cannot be asked; None if it can."""
+        question = self._question(entry)
         missing = [name for name in entry.objects if name not in self._ids]
         if scene is None:
-            answer = self._unasked(question, AnswerStatus.NO_FRAME, "the recording has no readable image")
-        elif missing:
-            answer = self._unasked(question, AnswerStatus.NO_SUCH_OBJECT, self._why_missing(missing[0]))
-            answer = replace(answer, stamp_ns=scene.frame.stamp_ns, frame_id=scene.frame.frame_id)
-        else:
-            answer = self._perception.answer(question)
-            self._remember(answer)
-        self._finish(answer, entry, scene)
+            return self._unasked(question, AnswerStatus.NO_FRAME, "the recording has no readable image")
+        if not missing:
+            return None
+        answer = self._unasked(question, AnswerStatus.NO_SUCH_OBJECT, self._why_missing(missing[0]))
+        return replace(answer, stamp_ns=scene.frame.stamp_ns, frame_id=scene.frame.frame_id)
 
     def _question(self, entry: QuestionEntry) -> Question:
         """The question with its objects' ids; 0 stands for one that does not exist."""

@@ -70,10 +70,9 @@ def _one_clip(model: PixelReferLite, tracker: Tracker, sight: Sight, scores: Sys
     ids = {number: perception.add_region(region_of(visible[number], 0, "box"), first) for number in numbers}
     for index in range(sight.scene.frames):
         perception.observe(renderer.frame(index))
-    for number, object_id in ids.items():
-        if not sight.recognizable(number, last):
-            continue
-        answer = perception.answer(Question(QUESTION, (object_id,)))
+    seen = [number for number in ids if sight.recognizable(number, last)]
+    answers = perception.answer_together([Question(QUESTION, (ids[number],)) for number in seen])
+    for number, answer in zip(seen, answers, strict=True):
         if answer.status is not AnswerStatus.OK:
             scores.unanswered += 1
         combination = sight.scene.objects[number].combination
