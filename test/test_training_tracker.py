@@ -10,11 +10,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from pixelrefer_ros.tracking import StreamTracker
 from pixelrefer_ros.tracking.checkpoint import load_sam2
 from pixelrefer_ros.tracking.components import ImageEncoder
 from pixelrefer_ros.tracking.pixels import normalise
+from pixelrefer_ros.tracking.states import StateRules
 from pixelrefer_ros.training.loop import Loop, Pace, parameter_groups
 from pixelrefer_ros.training.scoring.tracks import first_frame, region_of
 from pixelrefer_ros.training.tracker import (
@@ -180,7 +182,8 @@ def test_training_follows_as_the_tracker_does(prompt, tmp_path):
         for head in model.mask_decoder.output_hypernetworks_mlps:
             head.proj_out.weight.mul_(20)  # so that the masks of an untrained model have edges
     write_tracker(model, tmp_path)
-    tracker = StreamTracker.from_pretrained(tmp_path)
+    rules = StateRules(max_area_fraction=1.0)  # masks of an untrained model are of any size
+    tracker = StreamTracker.from_pretrained(tmp_path, states=rules)
     visible = [sight.renderer.layers(index).visible for index in range(frames)]
     regions = [region_of(visible[0][number], number + 1, prompt) for number in numbers]
     tracked = [tracker.prompt(sight.renderer.frame(0), regions)]
@@ -202,10 +205,7 @@ def test_training_follows_as_the_tracker_does(prompt, tmp_path):
     with torch.no_grad():
         for index, (logits, score) in enumerate(Follower(served).follow(clips)):
             assert (score > 0).all()
-            full = (
-                torch.nn.functional.interpolate(logits[:, None], size=(height, width), mode="bilinear")[:, 0]
-                > 0
-            )
+            full = F.interpolate(logits[:, None], size=(height, width), mode="bilinear")[:, 0] > 0
             for track, mask in zip(tracked[index], full.numpy(), strict=True):
                 assert 0 < mask.sum() < mask.size
                 # The stream keeps memories in bfloat16: pixels whose logit is near 0 may differ.

@@ -11,15 +11,16 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from transformers import Sam2VideoConfig, Sam2VideoModel
+from torch import Tensor
+from transformers import Sam2VideoModel
 
-from pixelrefer_ros.tracking import load_sam2, tiny_config, write_sam2
+from pixelrefer_ros.tracking import load_sam2
 from pixelrefer_ros.training.data import loader
 from pixelrefer_ros.training.language_settings import RECIPE, TRAINING
 from pixelrefer_ros.training.loop import Loop, Pace, parameter_groups, read_progress
 from pixelrefer_ros.training.tracker_clips import ClipBatches, Clips
 from pixelrefer_ros.training.tracker_loss import Follower
+from pixelrefer_ros.training.tracker_model import freeze_tables, new_tracker, resized, write_tracker
 from pixelrefer_ros.training.tracker_settings import STAGES, TrackerSettings, TrackerStage
 from pixelrefer_ros.training.tracker_validation import TrackerValidation
 from pixelrefer_ros.training.validation import KeptBest
@@ -33,40 +34,6 @@ __all__ = [
     "train_tracker",
     "write_tracker",
 ]
-
-
-def new_tracker(*, seed: int, image_size: int, width: int, slots: int) -> Sam2VideoModel:
-    """A small SAM 2 with weights to begin training from.
-
-    transformers draws everything from N(0, 0.02), with which nothing of the picture passes a few layers:
-    every layer gets torch's own initialisation instead. The point embedding is the image's, as in SAM 2.
-
-    Args:
-        seed: of the weights.
-        image_size: side of the input, px.
-        width: C.
-        slots: memories of an object, the prompt's included; pointers likewise. With as many as a clip in
-            training fills, what is far behind does not meet slots that were never taught.
-    """
-    config: Sam2VideoConfig = tiny_config(width=width, image_size=image_size)
-    config.num_maskmem = config.max_object_pointers_in_encoder = slots
-    config.multimask_output_in_sam = False
-    config.mask_decoder_config.dynamic_multimask_via_stability = False
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = Sam2VideoModel(config)
-        for module in model.modules():
-            if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.LayerNorm)):
-                module.reset_parameters()
-        for name, table in model.named_parameters():
-            if name.rsplit(".", 1)[-1] not in ("weight", "bias", "scale"):
-                nn.init.trunc_normal_(table, std=0.1)
-        with torch.no_grad():
-            place = model.prompt_encoder.shared_embedding.positional_embedding
-            model.shared_image_embedding.positional_embedding.copy_(nn.init.normal_(place))
-            for fuser in model.memory_encoder.memory_fuser.layers:
-                nn.init.constant_(fuser.scale, 0.1)
-    return model
 
 
 def train_tracker(out: Path, settings: TrackerSettings) -> bool:
@@ -83,7 +50,6 @@ def train_tracker(out: Path, settings: TrackerSettings) -> bool:
     """
     out.mkdir(parents=True, exist_ok=True)
     model = _begin(settings).to(settings.device).train()
-    _freeze_tables(model)
     (out / RECIPE).write_text(json.dumps(_recipe(settings, model), indent=1) + "\n", encoding="utf-8")
     state = out / TRAINING
     progress = read_progress(state)
@@ -95,11 +61,13 @@ def train_tracker(out: Path, settings: TrackerSettings) -> bool:
             continue
         if settings.scenes is not None:
             stage = replace(stage, scenes=settings.scenes)
+        model = resized(model, round(stage.scale * settings.image_size))
+        freeze_tables(model)
         loop = _stage_loop(model, stage, state, settings, steps)
         loop.resume()
         kept = _kept_best(model, out, stage, settings)
         follower = Follower(model, learning=stage.learning, own_presence=stage.own_presence)
-        batches = ClipBatches(settings.image_size, stage, seed=settings.seed + place)
+        batches = ClipBatches(model.config.image_size, stage, seed=settings.seed + place)
         with contextlib.suppress(KeyboardInterrupt):  # the state is saved below: the run can go on
             loop.run(
                 loader(batches, range(loop.step, steps), workers=settings.workers),
@@ -120,17 +88,6 @@ def clip_losses(follower: Follower, clips: Clips, *, bf16: bool) -> Mapping[str,
     """The losses of a batch, for the loop."""
     with torch.autocast(follower.device.type, torch.bfloat16, enabled=bf16):
         return follower.losses(clips)
-
-
-def write_tracker(model: Sam2VideoModel, out: Path) -> None:
-    """Writes float16 weights that `StreamTracker.from_pretrained` loads; the model itself stays as it is."""
-    written = Sam2VideoModel(model.config)
-    written.load_state_dict(model.state_dict())
-    # Half of the bytes; point coordinates need more digits than float16 has.
-    table = written.prompt_encoder.shared_embedding.positional_embedding.detach().clone()
-    written = written.half()
-    written.prompt_encoder.shared_embedding.positional_embedding.data = table
-    write_sam2(written, out)
 
 
 def _begin(settings: TrackerSettings) -> Sam2VideoModel:
@@ -162,16 +119,6 @@ def _kept_best(
         state=out / TRAINING,
         write=lambda: write_tracker(model, out),
     )
-
-
-def _freeze_tables(model: Sam2VideoModel) -> None:
-    """What the tracker bakes into its graphs must not change under the ones that training uses."""
-    for table in (
-        model.prompt_encoder.shared_embedding.positional_embedding,
-        model.shared_image_embedding.positional_embedding,
-        model.memory_temporal_positional_encoding,
-    ):
-        table.requires_grad_(False)
 
 
 def _recipe(settings: TrackerSettings, model: Sam2VideoModel) -> dict[str, object]:

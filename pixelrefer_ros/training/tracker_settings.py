@@ -25,6 +25,7 @@ class TrackerStage:
         through_hiding: whether clips of scenes whose first object is hidden go through its hiding.
         learning: share of a clip's frames through which the image encoder learns; all are seen.
         own_presence: probability that memory uses the model's own guess of presence, not the truth.
+        scale: of the model's input, over that of the settings: half the side is a quarter of the work.
         rate: learning rate at its highest.
     """
 
@@ -39,15 +40,17 @@ class TrackerStage:
     through_hiding: bool = False
     learning: float = 1.0
     own_presence: float = 0.0
+    scale: float = 1.0
     rate: float = 5e-4
 
 
 _HIDING: tuple[Occlusion, ...] = ("full", "some", "full", "any")
 
+_SCENES = SceneSettings(frames=40, objects=(1, 5))
+
 STAGES = (
-    TrackerStage(
-        "pictures", (SceneSettings(frames=40, objects=(1, 5)),), scenes=4, length=1, pictures=2, rate=1e-3
-    ),
+    TrackerStage("sketches", (_SCENES,), scenes=4, length=1, pictures=2, scale=0.5, rate=1e-3),
+    TrackerStage("pictures", (_SCENES,), scenes=4, length=1, pictures=2, rate=1e-3),
     TrackerStage(
         "clips",
         (SceneSettings(frames=60, objects=(1, 5)),),
@@ -71,7 +74,7 @@ STAGES = (
         rate=4e-4,
     ),
 )
-"""Segment what is pointed at; follow it; find it again."""
+"""Segment what is pointed at, at half of the size and at the whole; follow it; find it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,7 @@ class TrackerSettings:
 
     seed: int = 0
     stages: tuple[TrackerStage, ...] = STAGES
-    steps: tuple[int, ...] = (6000, 4000, 4000)
+    steps: tuple[int, ...] = (1500, 4000, 3000, 4000)
     scenes: int | None = None
     weight_decay: float = 0.05
     image_size: int = 256

@@ -22,6 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--steps", type=int, nargs=2, metavar=("STAGE1", "STAGE2"), help="0 leaves a stage out"
     )
     language.add_argument(
+        "--attribute-steps",
+        type=int,
+        metavar="STEPS",
+        help="before both stages, to teach a new vision encoder the world's objects; 0 leaves it out",
+    )
+    language.add_argument(
         "--lora",
         type=int,
         default=0,
@@ -46,8 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tracker.add_argument(
         "--steps",
         type=int,
-        nargs=3,
-        metavar=("PICTURES", "CLIPS", "HIDING"),
+        nargs=4,
+        metavar=("SKETCHES", "PICTURES", "CLIPS", "HIDING"),
         help="of the stages; 0 leaves one out",
     )
     tracker.add_argument("--image-size", type=int, help="side of the model's input, px")
