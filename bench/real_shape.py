@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import shutil
 import subprocess
@@ -20,56 +19,17 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
-import transformers
-from safetensors.torch import save_file
-from transformers import VideoLlama3VisionConfig
+from machine import check_room, commit, machine
+from random_2b import DISK_BYTES, write_checkpoint
 
 from pixelrefer_ros.model import PixelReferLite, TimedTokens
-from pixelrefer_ros.model.config import MODEL_TYPE, read_config
-from pixelrefer_ros.model.tiny import released_shapes
-from pixelrefer_ros.model.tiny_tokenizer import write_tiny_tokenizer
-from pixelrefer_ros.model.weights import INDEX
 
-SHARD_BYTES = 1 << 30
 NEEDED_BYTES = {"bfloat16": 6 << 30, "float16": 6 << 30, "float32": 11 << 30}
-DISK_BYTES = 5 << 30
-
-CONFIG: dict[str, Any] = {
-    "model_type": MODEL_TYPE,
-    "architectures": ["PixelReferLiteQwen2ForCausalLM"],
-    "hidden_size": 1536,
-    "intermediate_size": 8960,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 12,
-    "num_key_value_heads": 2,
-    "vocab_size": 151936,
-    "max_position_embeddings": 32768,
-    "max_window_layers": 28,
-    "hidden_act": "silu",
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 1000000.0,
-    "sliding_window": None,
-    "use_sliding_window": False,
-    "tie_word_embeddings": True,
-    "torch_dtype": "bfloat16",
-    "mask_num": 32,
-    "mm_hidden_size": 1152,
-    "mm_vision_encoder": "DAMO-NLP-SG/VL3-SigLIP-NaViT",
-    "spatial_merge_size": 2,
-}
-VISION = {
-    "hidden_size": 1152,
-    "intermediate_size": 4304,
-    "num_hidden_layers": 27,
-    "num_attention_heads": 16,
-    "patch_size": 14,
-}
 
 
 def main() -> int:
@@ -91,7 +51,7 @@ def main() -> int:
     folder = args.folder or Path(tempfile.mkdtemp(prefix="pixelrefer-2b-"))
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        check_room(folder, args.dtype)
+        check_room(folder, disk=DISK_BYTES, memory=NEEDED_BYTES[args.dtype])
         start = time.perf_counter()
         parameters = write_checkpoint(folder)
         write_s = time.perf_counter() - start
@@ -118,39 +78,6 @@ def main() -> int:
     args.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(f"written to {args.out}" + (f"; weights kept in {folder}" if args.keep else ""))
     return 0
-
-
-def write_checkpoint(folder: Path) -> int:
-    """Writes the folder shard by shard; returns the number of parameters."""
-    vocabulary = write_tiny_tokenizer(folder)
-    fields = CONFIG | {"region_token_index": vocabulary["<REGION>"]}
-    # No vision_config: as in a released folder, the sizes must come from the weights.
-    (folder / "config.json").write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
-    shapes = released_shapes(read_config(folder, fields, VideoLlama3VisionConfig(**VISION)))
-    shards: list[list[str]] = [[]]
-    size = 0
-    for key, shape in shapes.items():
-        if size > SHARD_BYTES:
-            shards.append([])
-            size = 0
-        shards[-1].append(key)
-        size += 2 * shape.numel()
-    generator = torch.Generator().manual_seed(0)
-    weight_map: dict[str, str] = {}
-    for number, keys in enumerate(shards, start=1):
-        name = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        save_file({key: random_weight(key, shapes[key], generator) for key in keys}, folder / name)
-        weight_map |= dict.fromkeys(keys, name)
-    total = sum(shape.numel() for shape in shapes.values())
-    index = {"metadata": {"total_size": 2 * total}, "weight_map": weight_map}
-    (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
-    return total
-
-
-def random_weight(key: str, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
-    """One tensor in bfloat16; norms near 1, everything else as an untrained model starts."""
-    center = 1.0 if ("norm" in key or ".ln_" in key) and key.endswith("weight") else 0.0
-    return torch.empty(shape, dtype=torch.bfloat16).normal_(center, 0.02, generator=generator)
 
 
 def answer(folder: Path, dtype: str, tokens: int) -> dict[str, float | int]:
@@ -209,39 +136,6 @@ class Clock:
 def peak_gib() -> float:
     """Largest resident memory of this process so far, GiB (Linux counts in KiB)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
-
-
-def check_room(folder: Path, dtype: str) -> None:
-    """Ends with one line where memory or disk would not do."""
-    disk = shutil.disk_usage(folder).free
-    memory = next(
-        int(line.split()[1]) << 10
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        if line.startswith("MemAvailable")
-    )
-    if disk < DISK_BYTES:
-        raise SystemExit(f"{folder} has {disk >> 30} GiB free; {DISK_BYTES >> 30} are needed: give --folder")
-    if memory < NEEDED_BYTES[dtype]:
-        raise SystemExit(f"{memory >> 30} GiB of memory free; {dtype} needs {NEEDED_BYTES[dtype] >> 30}")
-
-
-def machine() -> dict[str, Any]:
-    """What it was measured on."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": models[0] if models else platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-
-
-def commit() -> str:
-    """The commit measured; empty outside a checkout."""
-    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The full 2B shape is exported, and TensorRT RTX compiles each of its graphs for a GPU that need not be there.
+
+Every step is a process of its own, so that its peak memory is its own; weights are random. A step that runs
+too long, or that leaves the machine with too little memory, is ended, and the report says so.
+
+    python bench/real_shape_compile.py [--precision bf16] [--limit 900] [--folder DIR] [--keep] [--out FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")  # before torch is imported, here and in each step
+
+from machine import available_memory, check_room, commit, machine
+from random_2b import DISK_BYTES, write_checkpoint
+
+from pixelrefer_ros.runtime import read_manifest
+
+GRAPHS = ("vision", "objects", "embed", "decoder")
+TARGET = (8, 9)
+WORKSPACE_MB = 2048
+EXPORT_MEMORY = 10 << 30
+LEAST_MEMORY = 1 << 30
+"""Bytes that others on the machine are left with."""
+
+
+def main() -> int:
+    """Writes the weights, runs the steps, reports, and cleans up."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--precision", choices=("bf16", "fp16"), default="bf16")
+    parser.add_argument("--limit", type=float, default=900, help="seconds that one step may take")
+    parser.add_argument("--folder", type=Path, help="where everything goes; a temporary folder by default")
+    parser.add_argument("--keep", action="store_true", help="leave the folder")
+    parser.add_argument("--out", type=Path, default=Path("bench/results/real_shape_compile.json"))
+    parser.add_argument("--build-only", choices=GRAPHS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.build_only:
+        print(json.dumps(build(args.folder, args.build_only)))
+        return 0
+
+    folder = args.folder or Path(tempfile.mkdtemp(prefix="pixelrefer-2b-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    report: dict[str, Any] = {
+        "what": "PixelRefer-Lite-2B shape, random weights",
+        "precision": args.precision,
+        "command": " ".join(["python", "bench/real_shape_compile.py", *sys.argv[1:]]),
+        "commit": commit(),
+        "machine": machine(),
+        "load_average_before": os.getloadavg()[0],
+    }
+    try:
+        check_room(folder, disk=2 * DISK_BYTES, memory=EXPORT_MEMORY)
+        report["parameters"] = write_checkpoint(folder / "checkpoint")
+        report |= measure(folder, args.precision, args.limit)
+    finally:
+        if not args.keep:
+            shutil.rmtree(folder)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(f"written to {args.out}")
+    return 0
+
+
+def measure(folder: Path, precision: str, limit_s: float) -> dict[str, Any]:
+    """Exports the checkpoint in a folder, and builds the graphs; what each step took, by name."""
+    exported = folder / "exported"
+    command = [sys.executable, "-m", "pixelrefer_ros.cli", "export", str(folder / "checkpoint")]
+    steps = {"export": step([*command, "--out", str(exported), "--precision", precision], limit_s)}
+    said("export", steps["export"])
+    result: dict[str, Any] = {"export": steps["export"]}
+    if "ended" in steps["export"]:
+        return result
+    files = {
+        graph.name: sum(
+            (exported / name).stat().st_size for name in (graph.file, *(d.file for d in graph.data))
+        )
+        for graph in read_manifest(exported).graphs.values()
+    }
+    result["bytes"] = files
+    if find_spec("tensorrt_rtx") is None:
+        return result | {"builds": "tensorrt_rtx is not installed"}
+    import tensorrt_rtx
+
+    builds = {}
+    for name in GRAPHS:
+        command = [sys.executable, __file__, "--folder", str(exported), "--build-only", name]
+        builds[name] = step(command, limit_s)
+        said(f"build {name}", builds[name])
+    return result | {
+        "tensorrt_rtx": tensorrt_rtx.__version__,
+        "compute_capability": ".".join(map(str, TARGET)),
+        "workspace_mb": WORKSPACE_MB,
+        "builds": builds,
+    }
+
+
+def step(command: list[str], limit_s: float) -> dict[str, Any]:
+    """Runs a process: seconds, peak memory, what its last line says as JSON; "ended" and why if it failed."""
+    start = time.perf_counter()
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([sys.path[0], os.environ.get("PYTHONPATH", "")])
+    }
+    with tempfile.TemporaryFile("w+") as out:
+        child = subprocess.Popen(command, stdout=out, env=environment)
+        ended = ""
+        while True:
+            # Waited for by hand: the usage of one child is wanted, and Popen forgets it.
+            pid, status, usage = os.wait4(child.pid, os.WNOHANG)
+            if pid:
+                break
+            if not ended and time.perf_counter() - start > limit_s:
+                ended = f"not done after {limit_s:g} s"
+                child.kill()
+            elif not ended and available_memory() < LEAST_MEMORY:
+                ended = f"the machine had less than {LEAST_MEMORY >> 30} GiB of memory left"
+                child.kill()
+            time.sleep(0.2)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        lines = out.read().splitlines()
+    if child.returncode and not ended:
+        ended = f"exit status {child.returncode}"
+    try:
+        told = json.loads(lines[-1]) if lines else {}
+    except ValueError:
+        told = {}
+    return {
+        "seconds": time.perf_counter() - start,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_rss_gib": usage.ru_maxrss / (1 << 20),
+        **(told if isinstance(told, dict) else {}),
+        **({"ended": ended} if ended else {}),
+    }
+
+
+def said(name: str, values: dict[str, Any]) -> None:
+    """Prints a step's line."""
+    rest = {key: value for key, value in values.items() if not isinstance(value, float)}
+    print(
+        f"{name:<16}{values['seconds']:8.1f} s {values['cpu_seconds']:8.1f} s of CPU "
+        f"{values['peak_rss_gib']:7.2f} GiB  {rest or ''}",
+        flush=True,
+    )
+
+
+def build(exported: Path, name: str) -> dict[str, Any]:
+    """Builds one graph; the bytes of its plan, and how many layers of the kinds that must be fused."""
+    import tensorrt_rtx
+    from pixelrefer_ros.engines import BuildOptions, build_engine
+
+    manifest = read_manifest(exported)
+    graph = manifest.graphs[name]
+    options = BuildOptions(workspace_mb=WORKSPACE_MB, compute_capabilities=[TARGET])
+    built = build_engine(
+        tensorrt_rtx,
+        exported,
+        graph,
+        precision=manifest.precision,
+        profiles=graph.profiles,
+        options=options,
+    )
+    fused = ("ATTENTION_OUTPUT", "KV_CACHE_UPDATE", "ROTARY_EMBEDDING")
+    layers = {kind: built.layers[kind] for kind in fused if built.layers[kind]}
+    return {"plan_bytes": len(built.plan), "layers": layers, "notes": list(built.notes)}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
