@@ -242,12 +242,12 @@ def plot(results: Sequence[Result]) -> Iterator[str]:
     """Bars of `PLOTTED`, a group per variant, as SVG."""
     height = _TOP + _ROW * len(results) + 10
     yield (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_LEFT + _WIDE + 60} {height}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_LEFT + _WIDE + 110} {height}" '
         'font-family="sans-serif" font-size="13">'
     )
     yield f'<rect width="100%" height="{height}" fill="white"/>'
     for place, (measure, color) in enumerate(zip(PLOTTED, _COLORS, strict=True)):
-        x = _LEFT + 150 * place
+        x = _LEFT + 175 * place
         yield f'<rect x="{x}" y="12" width="12" height="12" fill="{color}"/>'
         yield f'<text x="{x + 17}" y="23">{escape(measure.title)}, %</text>'
     for row, result in enumerate(results):

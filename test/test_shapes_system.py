@@ -49,12 +49,14 @@ def run_demo(out: Path, *options: str) -> tuple[list[dict], str]:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_nine_of_ten_answers_about_a_streamed_scene_are_right(tmp_path, seed):
-    answers, printed = run_demo(tmp_path, "--seed", str(seed))
+    # Slower than the demo: tests run beside other work, and a moment missed is a question not asked.
+    answers, printed = run_demo(tmp_path, "--seed", str(seed), "--pace", "0.25")
     counted = [answer["right"] for answer in answers if answer["right"] is not None]
     assert len(counted) >= 10, printed
     assert sum(counted) >= 0.9 * len(counted), printed
-    # A time of hiding cannot be known without having tracked the object through it.
-    assert any(answer["kind"] == "hidden_when" and answer["right"] for answer in answers), printed
+    rows = {KINDS[answer["kind"]].row for answer in answers if answer["right"]}
+    # What changed in time cannot be known without having tracked the object through it.
+    assert rows >= {"category", "time"}, printed
 
 
 @pytest.mark.timeout(300)
