@@ -46,7 +46,7 @@ class Examiner:
     Attributes:
         asked: how many questions were asked.
         failed: how many of them met a fault of the node.
-        unasked: the kinds of questions to which no moment gave a clear answer.
+        unasked: the kinds of questions that had no clear answer whenever the agent was free to ask.
     """
 
     def __init__(self, client: PixelReferClient, exam: Exam, *, scene: str, seed: int, out: TextIO) -> None:
@@ -72,6 +72,7 @@ class Examiner:
             except NoFrame:
                 self._client.clear()  # the node has gone on meanwhile; point in a newer image
                 self._ids.clear()
+                self._since.clear()
 
     def examine(self) -> None:
         """Ask until everything is asked, or the camera has stopped and nothing more can be asked."""
@@ -157,7 +158,7 @@ def main() -> int:
         examiner.point()
         examiner.examine()
     for kinds in examiner.unasked:
-        print(f"agent  never asked, as no moment gave it a clear answer: {kinds}", flush=True)
+        print(f"agent  did not ask ({kinds}): never a clear answer when there was time to ask", flush=True)
     return 0 if examiner.asked and not examiner.failed else 1
 
 

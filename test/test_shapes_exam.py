@@ -237,6 +237,17 @@ def test_who_knows_everything_passes_and_who_knows_nothing_does_not(exam, monkey
     assert not any(answer["right"] for answer in fool)
 
 
+def test_the_examiner_points_at_the_object_it_means(exam):
+    region_of = pytest.importorskip("examiner").region_of
+    for number in exam.in_view(0):
+        mask = exam.sight.renderer.layers(0).visible[number]
+        (column, row), *others = region_of(exam.sight, number, 0, pointing=True).points.astype(int)
+        assert mask[row, column] and not others
+        box = region_of(exam.sight, number, 0, pointing=False).box
+        inside = mask[box.y : box.y + box.height, box.x : box.x + box.width]
+        assert inside.sum() == mask.sum() and inside.any(axis=0).all() and inside.any(axis=1)[[0, -1]].all()
+
+
 def test_the_printed_table_counts_what_was_marked():
     import run
 
