@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
+import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -247,6 +248,8 @@ class WorldBatches(Dataset[Batch]):
 
 def loader(batches: Dataset[Item], numbers: range, *, workers: int) -> DataLoader[Item]:
     """Batches in the order of their numbers, drawn ahead by ``workers`` processes (0: in this one)."""
+    # Before the workers are forked: a process that inherits OpenCV's pool of threads waits for it for ever.
+    cv2.setNumThreads(1)
     return DataLoader(
         batches,
         batch_size=None,
@@ -258,7 +261,4 @@ def loader(batches: Dataset[Item], numbers: range, *, workers: int) -> DataLoade
 
 
 def _one_thread(_: int) -> None:
-    import cv2
-
-    cv2.setNumThreads(1)
     torch.set_num_threads(1)

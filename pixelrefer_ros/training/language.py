@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from pixelrefer_ros.model import PixelReferNetwork
+from pixelrefer_ros.training import attributes
 from pixelrefer_ros.training.checkpoints import (
     modules_of,
     new_checkpoint,
@@ -93,6 +94,10 @@ def train_language(out: Path, settings: LanguageSettings) -> bool:
     learner = Learner(network).to(settings.device).train()
     out.mkdir(parents=True, exist_ok=True)
     (out / RECIPE).write_text(json.dumps(_recipe(settings, network), indent=1) + "\n", encoding="utf-8")
+    new = settings.start_from is None and not settings.data
+    blind = new and settings.attribute_steps > 0 and (not progress or progress["stage"] == attributes.STAGE)
+    if blind and not attributes.teach_attributes(network, state, settings):
+        return False
     kept: KeptBest | None = None
     for place, (stage, steps, rates) in enumerate(stages):
         if place < done or not steps:
@@ -149,7 +154,9 @@ def rates_of(network: nn.Module, rates: Rates) -> dict[float, list[nn.Module]]:
 def _stage_loop(
     learner: Learner, rates: Rates, stage: Stage, state: Path, settings: LanguageSettings, steps: int
 ) -> Loop:
-    groups = parameter_groups(rates_of(learner, rates), weight_decay=settings.weight_decay)
+    new = settings.start_from is None
+    layers = [learner.vision.encoder, learner.object_encoder, learner.language.model.layers] if new else []
+    groups = parameter_groups(rates_of(learner, rates), weight_decay=settings.weight_decay, hidden=layers)
     pace = Pace(steps, settings.log_every, settings.save_every, settings.minutes, settings.validate_every)
     return Loop(stage.name, learner, groups, state, pace)
 

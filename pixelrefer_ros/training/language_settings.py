@@ -45,6 +45,10 @@ class LanguageSettings:
 
     Attributes:
         seed: of the weights, the tokenizer's text and the scenes.
+        attribute_steps: of the stage before both, in which the vision encoder of a new model learns to see
+            the world's objects (see `teach_attributes`); 0 leaves it out.
+        attribute_scenes: per step of that stage.
+        attribute_rate: its learning rate at its highest.
         steps: of each stage; 0 leaves the stage out.
         scenes: per step.
         surroundings: share of them that teaches the vision encoder; see `WorldBatches`.
@@ -68,6 +72,9 @@ class LanguageSettings:
     """
 
     seed: int = 0
+    attribute_steps: int = 2000
+    attribute_scenes: int = 20
+    attribute_rate: float = 1.5e-3
     steps: tuple[int, int] = (9000, 4500)
     scenes: int = 4
     surroundings: float = 0.34

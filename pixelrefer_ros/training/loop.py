@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +17,7 @@ from tqdm import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
 from pixelrefer_ros.errors import CheckpointError, ParameterError
+from pixelrefer_ros.training.table import append_row
 
 WARM_UP = 0.03
 """Share of the steps over which the learning rates rise (paper, Sec. 6.1)."""
@@ -27,6 +27,8 @@ STATE, PROGRESS = "state.safetensors", "progress.json"
 _WEIGHTS, _MOMENTS = "weights/", "moments/"
 _CLIP = 1.0
 _BETAS = (0.9, 0.98)
+_MUON = "muon"
+_MUON_RATE = 2.0  # times the module's rate: at equal rates its steps are as large as AdamW's
 
 Item = TypeVar("Item")
 
@@ -51,19 +53,23 @@ class Pace:
 
 
 def parameter_groups(
-    rates: Mapping[float, Iterable[nn.Module]], *, weight_decay: float
+    rates: Mapping[float, Iterable[nn.Module]], *, weight_decay: float, hidden: Iterable[nn.Module] = ()
 ) -> list[dict[str, Any]]:
-    """AdamW's groups: each module with its own learning rate; norms, biases and embeddings do not decay.
+    """The optimisers' groups: each module with its own learning rate; norms, biases, embeddings do not decay.
 
     Args:
         rates: learning rate to the modules that learn with it; what does not require gradients is left out.
         weight_decay: of matrices.
+        hidden: modules whose matrices are stepped by Muon (Jordan et al. 2024) instead of AdamW: a small
+            transformer with random weights then learns from half as many examples.
     """
     groups: list[dict[str, Any]] = []
     seen: set[int] = set()
+    turned = {id(p) for module in hidden for p in module.parameters() if p.dim() == 2}
     for rate, modules in rates.items():
         decays: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
+        orthogonal: list[nn.Parameter] = []
         for module in modules:
             embedded = {
                 id(p)
@@ -76,9 +82,13 @@ def parameter_groups(
                     continue
                 seen.add(id(parameter))
                 matrix = parameter.dim() >= 2 and id(parameter) not in embedded
-                (decays if matrix else others).append(parameter)
+                of_muon = matrix and id(parameter) in turned
+                (orthogonal if of_muon else decays if matrix else others).append(parameter)
         groups.append({"params": decays, "lr": rate, "weight_decay": weight_decay})
         groups.append({"params": others, "lr": rate, "weight_decay": 0.0})
+        groups.append(
+            {"params": orthogonal, "lr": _MUON_RATE * rate, "weight_decay": weight_decay, _MUON: True}
+        )
     return [group for group in groups if group["params"]]
 
 
@@ -103,10 +113,16 @@ class Loop:
         self.stage, self.module, self.pace = stage, module, pace
         self._out = out
         out.mkdir(parents=True, exist_ok=True)
-        self._optimizer = torch.optim.AdamW(groups, betas=_BETAS, fused=True)
-        self._schedule = get_cosine_schedule_with_warmup(
-            self._optimizer, int(WARM_UP * pace.steps), pace.steps
-        )
+        plain = [{k: v for k, v in group.items() if k != _MUON} for group in groups]
+        orthogonal = [of for of, group in zip(plain, groups, strict=True) if _MUON in group]
+        others = [of for of, group in zip(plain, groups, strict=True) if _MUON not in group]
+        self._optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, betas=_BETAS, fused=True)]
+        if orthogonal:
+            self._optimizers.append(torch.optim.Muon(orthogonal, adjust_lr_fn="match_rms_adamw"))
+        self._schedules = [
+            get_cosine_schedule_with_warmup(optimizer, int(WARM_UP * pace.steps), pace.steps)
+            for optimizer in self._optimizers
+        ]
         self.step = 0
 
     @property
@@ -140,17 +156,18 @@ class Loop:
             raise CheckpointError(
                 f"{self._out / STATE} is of another model: give another --out ({error})"
             ) from error
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in state.items():
-            if key.startswith(_MOMENTS):
-                number, name = key.removeprefix(_MOMENTS).split("/")
-                moments.setdefault(int(number), {})[name] = value
-        known = self._optimizer.state_dict()
-        self._optimizer.load_state_dict({"state": moments, "param_groups": known["param_groups"]})
         self.step = int(progress["step"])
-        for group, rate in zip(self._optimizer.param_groups, self._schedule.base_lrs, strict=True):
-            group["lr"] = rate * self._schedule.lr_lambdas[0](self.step)
-        self._schedule.last_epoch = self.step
+        for place, (optimizer, schedule) in enumerate(zip(self._optimizers, self._schedules, strict=True)):
+            moments: dict[int, dict[str, Tensor]] = {}
+            for key, value in state.items():
+                if key.startswith(f"{_MOMENTS}{place}/"):
+                    number, name = key.removeprefix(f"{_MOMENTS}{place}/").split("/")
+                    moments.setdefault(int(number), {})[name] = value
+            known = optimizer.state_dict()
+            optimizer.load_state_dict({"state": moments, "param_groups": known["param_groups"]})
+            for group, rate in zip(optimizer.param_groups, schedule.base_lrs, strict=True):
+                group["lr"] = rate * schedule.lr_lambdas[0](self.step)
+            schedule.last_epoch = self.step
         return True
 
     def run(
@@ -199,8 +216,10 @@ class Loop:
     def save(self) -> None:
         """Writes the state, so that a half-written one is never taken for a whole one."""
         state = {_WEIGHTS + k: v.detach().cpu().contiguous() for k, v in self.module.state_dict().items()}
-        for number, values in self._optimizer.state_dict()["state"].items():
-            state |= {f"{_MOMENTS}{number}/{name}": value.detach().cpu() for name, value in values.items()}
+        for place, optimizer in enumerate(self._optimizers):
+            for number, values in optimizer.state_dict()["state"].items():
+                moments = {f"{_MOMENTS}{place}/{number}/{name}": value for name, value in values.items()}
+                state |= {key: value.detach().cpu() for key, value in moments.items()}
         part = self._out / f"{STATE}.part"
         save_file(_untied(state), part)
         part.replace(self._out / STATE)
@@ -212,35 +231,30 @@ class Loop:
             raise ParameterError(
                 f"{self.stage}: the loss is {loss} at step {self.step}: lower the learning rate"
             )
-        self._optimizer.zero_grad(set_to_none=True)
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(
-            [p for group in self._optimizer.param_groups for p in group["params"]], _CLIP
+            [
+                p
+                for optimizer in self._optimizers
+                for group in optimizer.param_groups
+                for p in group["params"]
+            ],
+            _CLIP,
         )
-        self._optimizer.step()
-        self._schedule.step()
+        for optimizer, schedule in zip(self._optimizers, self._schedules, strict=True):
+            optimizer.step()
+            schedule.step()
         self.step += 1
 
     def _log(self, name: str, means: Mapping[str, float], seconds: float) -> None:
-        path = self._out / name
         row = {"stage": self.stage, "step": self.step, "seconds": round(seconds, 1)}
-        row |= {"rate": self._optimizer.param_groups[0]["lr"], **{k: round(v, 5) for k, v in means.items()}}
-        rows = []
-        if path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                reader = csv.DictReader(file)
-                columns = list(reader.fieldnames or [])
-                rows = [] if set(row) <= set(columns) else list(reader)
-        else:
-            columns = []
-        grown = columns + [column for column in row if column not in columns]
-        # A later stage has rows of other questions: the table then grows by columns.
-        with path.open("w" if grown != columns else "a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=grown)
-            if grown != columns:
-                writer.writeheader()
-                writer.writerows(rows)
-            writer.writerow(row)
+        row |= {
+            "rate": self._optimizers[0].param_groups[0]["lr"],
+            **{k: round(v, 5) for k, v in means.items()},
+        }
+        append_row(self._out / name, row)
 
 
 def read_progress(out: Path) -> dict[str, Any] | None:

@@ -105,6 +105,8 @@ def _language(args: argparse.Namespace, given: dict[str, Any]) -> bool:
     for name, setting in (("questions", "questions"), ("max_broken", "most_broken")):
         if getattr(args, name) is not None:
             given[setting] = getattr(args, name)
+    if args.attribute_steps is not None:
+        given["attribute_steps"] = args.attribute_steps
     if args.mask_num is not None:
         given["sizes"] = Sizes(mask_num=args.mask_num)
     if args.start_from is not None:
@@ -152,6 +154,7 @@ def _check(args: argparse.Namespace) -> None:
     lowest |= {"--validate-every": (args.validate_every, 0)}
     if args.model == "language":
         lowest |= {"--lora": (args.lora, 0), "--mask-num": (args.mask_num, 1)}
+        lowest |= {"--attribute-steps": (args.attribute_steps, 0)}
         lowest |= {"--questions": (args.questions, 1), "--max-broken": (args.max_broken, 0)}
         if args.data and len(args.data) > 2:
             raise ParameterError(

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Teaches a new vision encoder what objects are, from their own crops and before any language.
+
+The paper starts from a trained SigLIP encoder (Sec. 6.1). One that begins with random weights learns to see
+through a language model only after hours, since nothing tells it which pixels the words are about. Naming
+shape, colour and surface from an object's own patches, and drawing its outline, does so directly and costs a
+fraction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import VideoLlama3VisionModel
+
+from pixelrefer_ros.model import PATCH, ObjectCrop, PixelReferConfig, PixelReferNetwork, crop_object
+from pixelrefer_ros.training.data import loader
+from pixelrefer_ros.training.language_settings import LanguageSettings
+from pixelrefer_ros.training.loop import Loop, Pace, parameter_groups
+from pixelrefer_ros.training.vision_pass import encode_pictures
+from pixelrefer_ros.training.world import (
+    COLORS,
+    SEED_RANGES,
+    SHAPES,
+    SURFACES,
+    Renderer,
+    SceneSettings,
+    Sight,
+    Split,
+    cast_scene,
+    scene_seeds,
+)
+from pixelrefer_ros.types import Mask, RgbImage
+
+STAGE = "attributes"
+SCENE = SceneSettings(frames=1, objects=(3, 8))
+ATTRIBUTES: dict[str, tuple[str, ...]] = {"shape": SHAPES, "color": tuple(COLORS), "surface": SURFACES}
+"""What is named, and its values."""
+
+_MARGIN = 1  # patches of surroundings that stay around an object
+_CELLS = 7  # of a patch's side: an outline is drawn in cells of 2 x 2 pixels
+_OUTLINE = 2.0  # weight of its loss
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class AttributeBatch:
+    """V objects of single pictures.
+
+    Attributes:
+        images: V crops, each (14 h, 14 w, 3) uint8, trimmed to the object.
+        own: per object (h w,) bool, the patches that show it.
+        outlines: (patches of all images, 49) float32, 1 where a cell of the patch is the object's.
+        labels: (V, attributes) int64, places in the values of `ATTRIBUTES`.
+    """
+
+    images: list[RgbImage]
+    own: list[Tensor]
+    outlines: Tensor
+    labels: Tensor
+
+
+class AttributeHeads(nn.Module):
+    """Linear readings of an encoder's features; left out of the finished checkpoint."""
+
+    def __init__(self, width: int) -> None:
+        """Of an encoder ``width`` wide."""
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.named = nn.ModuleDict({name: nn.Linear(width, len(of)) for name, of in ATTRIBUTES.items()})
+        self.outline = nn.Linear(width, _CELLS**2)
+
+
+class AttributeBatches(Dataset[AttributeBatch]):
+    """The objects of ``scenes`` scenes by the batch's number: the same in any process, on any run."""
+
+    def __init__(self, config: PixelReferConfig, *, seed: int, scenes: int, split: Split = "train") -> None:
+        """See the class."""
+        self._config, self._seed, self._scenes, self._split = config, seed, scenes, split
+
+    def __getitem__(self, number: int) -> AttributeBatch:
+        """Draws batch ``number``."""
+        owned = SEED_RANGES[self._split]
+        rng = np.random.default_rng([self._seed, 7, number])
+        return draw_objects(
+            [int(seed) for seed in rng.integers(owned.start, owned.stop, size=self._scenes)], self._config
+        )
+
+
+def draw_objects(seeds: Sequence[int], config: PixelReferConfig) -> AttributeBatch:
+    """Every object that can be told in the scenes of these seeds."""
+    images: list[RgbImage] = []
+    own: list[Tensor] = []
+    outlines: list[Tensor] = []
+    labels: list[list[int]] = []
+    for seed in seeds:
+        renderer = Renderer(cast_scene(seed, SCENE))
+        sight, rgb, masks = Sight(renderer), renderer.rgb(0), renderer.layers(0).visible
+        for number, spec in enumerate(renderer.scene.objects):
+            if not sight.recognizable(number, 0):
+                continue
+            crop = crop_object(rgb, masks[number], mask_num=config.mask_num, patch_budget=config.patch_budget)
+            rows, columns = _trimmed(crop.grid_mask)
+            images.append(
+                crop.image[
+                    rows.start * PATCH : rows.stop * PATCH, columns.start * PATCH : columns.stop * PATCH
+                ]
+            )
+            own.append(torch.from_numpy(crop.grid_mask[rows, columns] > 0).flatten())
+            outlines.append(
+                torch.from_numpy(_outline(crop, masks[number])[rows, columns].reshape(-1, _CELLS**2))
+            )
+            labels.append([of.index(getattr(spec.combination, name)) for name, of in ATTRIBUTES.items()])
+    return AttributeBatch(images, own, torch.cat(outlines), torch.tensor(labels))
+
+
+def _trimmed(grid_mask: NDArray[np.float32]) -> tuple[slice, slice]:
+    """Without most of the padding, which has several times as many patches as the object."""
+    rows, columns = (np.flatnonzero((grid_mask > 0).any(axis=axis)) for axis in (1, 0))
+    return tuple(  # type: ignore[return-value] # of two
+        slice(max(0, int(taken[0]) - _MARGIN), min(size, int(taken[-1]) + 1 + _MARGIN))
+        for taken, size in zip((rows, columns), grid_mask.shape, strict=True)
+    )
+
+
+def _outline(crop: ObjectCrop, mask: Mask) -> NDArray[np.float32]:
+    """(h', w', 7, 7): which cells of each patch are the object's."""
+    top, left, bottom, right = crop.box
+    rows, columns = crop.grid
+    covered = cv2.resize(
+        mask[top : bottom + 1, left : right + 1].astype(np.float32),
+        (_CELLS * columns, _CELLS * rows),
+        interpolation=cv2.INTER_AREA,
+    )
+    cells = (covered > 0.5).reshape(rows, _CELLS, columns, _CELLS).transpose(0, 2, 1, 3)
+    return cells.astype(np.float32)
+
+
+def attribute_losses(
+    vision: VideoLlama3VisionModel, heads: AttributeHeads, batch: AttributeBatch, *, bf16: bool = False
+) -> dict[str, Tensor | float]:
+    """What the encoder is taught by, and how much of it is right.
+
+    Returns:
+        "loss": cross-entropy summed over attributes and outline; "right": the share of objects of which
+        every attribute is; and the share of each attribute.
+    """
+    device = heads.outline.weight.device
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        features = encode_pictures(vision, batch.images)
+    means = [
+        of_object[own.to(device)].mean(dim=0) for of_object, own in zip(features, batch.own, strict=True)
+    ]
+    normed = heads.norm(torch.stack(means).float())
+    labels = batch.labels.to(device).unbind(dim=1)
+    cells = heads.outline(torch.cat(features).float())
+    loss = _OUTLINE * F.binary_cross_entropy_with_logits(cells, batch.outlines.to(device))
+    right: dict[str, Tensor] = {}
+    for (name, head), truth in zip(heads.named.items(), labels, strict=True):
+        logits = head(normed)
+        loss = loss + F.cross_entropy(logits, truth)
+        right[name] = logits.argmax(dim=1) == truth
+    every = torch.stack(list(right.values())).all(dim=0)
+    shares: dict[str, Tensor | float] = {name: share(of) for name, of in right.items()}
+    return {"loss": loss, "right": share(every), **shares}
+
+
+def share(right: Tensor) -> float:
+    """Of True."""
+    return float(right.float().mean())
+
+
+class AttributeValidation:
+    """The same measures over objects of fixed validation scenes."""
+
+    def __init__(
+        self, heads: AttributeHeads, config: PixelReferConfig, *, seed: int = 0, scenes: int = 60
+    ) -> None:
+        """See the class."""
+        self._heads = heads
+        self._batch = draw_objects(scene_seeds("val", seed, scenes), config)
+
+    @torch.inference_mode()
+    def __call__(self, vision: VideoLlama3VisionModel) -> dict[str, float]:
+        """As `attribute_losses`."""
+        return {
+            name: float(value) for name, value in attribute_losses(vision, self._heads, self._batch).items()
+        }
+
+
+def teach_attributes(network: PixelReferNetwork, out: Path, settings: LanguageSettings) -> bool:
+    """Runs the stage, or goes on with it where the folder holds its state.
+
+    Args:
+        network: on its device; its vision encoder is taught.
+        out: folder of the log and the state.
+        settings: of the whole run.
+
+    Returns:
+        Whether it is finished; False when the minutes ended first.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        heads = AttributeHeads(network.config.vision.hidden_size).to(settings.device)
+    learner = nn.ModuleDict({"vision": network.vision, "heads": heads})
+    groups = parameter_groups(
+        {settings.attribute_rate: [learner]},
+        weight_decay=settings.weight_decay,
+        hidden=[network.vision.encoder],
+    )
+    pace = Pace(
+        settings.attribute_steps,
+        settings.log_every,
+        settings.save_every,
+        settings.minutes,
+        settings.validate_every,
+    )
+    loop = Loop(STAGE, learner, groups, out, pace)
+    loop.resume()
+    validation = AttributeValidation(heads, network.config) if settings.validate_every else None
+    batches = AttributeBatches(network.config, seed=settings.seed, scenes=settings.attribute_scenes)
+    with contextlib.suppress(KeyboardInterrupt):  # the state is saved below: the run can go on
+        loop.run(
+            loader(batches, range(loop.step, pace.steps), workers=settings.workers),
+            lambda batch: attribute_losses(network.vision, heads, batch, bf16=settings.bf16),
+            None if validation is None else lambda _: validation(network.vision),
+        )
+    loop.save()
+    return loop.finished
