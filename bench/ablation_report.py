@@ -152,10 +152,12 @@ def lines(results: Sequence[Result]) -> Iterator[str]:
     if first["smoke"]:
         yield "**A smoke run: a few steps of a tiny model. These numbers mean nothing.**"
         yield ""
+    recipe = first["recipe"]
+    before = f"{recipe['attribute_steps']} steps on attributes, " if recipe.get("attribute_steps") else ""
     yield (
-        "The model of [training](training.md) trained from nothing, "
-        f"{' + '.join(map(str, first['steps']))} steps of {first['scenes']} scenes, "
-        f"once per row with seed {first['seed']}; then "
+        f"The model of [training](training.md) trained from nothing, {before}"
+        f"{' + '.join(map(str, recipe['steps']))} steps of {recipe['scenes']} scenes, "
+        f"once per row with seed {recipe['seed']}; then "
         f"{first['test_scenes']} test scenes with up to {first['questions']} questions each. Exact answers, "
         "%; of descriptions the true facts that are stated, %. Small regions have fewer than 2000 pixels."
     )

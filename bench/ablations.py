@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from pixelrefer_ros.training import language_loss
 from pixelrefer_ros.training.checkpoints import Sizes, parameter_count, tokenizer_of, trainable_network
 from pixelrefer_ros.training.data import make_batch
 from pixelrefer_ros.training.language import train_language
-from pixelrefer_ros.training.language_settings import LanguageSettings
+from pixelrefer_ros.training.language_settings import RECIPE, LanguageSettings
 from pixelrefer_ros.training.scoring import AnswerScores, RowScore
 from pixelrefer_ros.training.scoring.answers import answered
 from pixelrefer_ros.training.world import Example, scene_examples, scene_seeds
@@ -98,6 +98,8 @@ def settings_of(args: argparse.Namespace, variant: Variant) -> LanguageSettings:
     """One training run; whatever is not told is the project's default."""
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     given: dict[str, Any] = {} if args.scenes is None else {"scenes": args.scenes}
+    if args.smoke:  # the stages that have settings of their own, too
+        given |= {field.name: 2 for field in fields(LanguageSettings) if field.name.endswith("_steps")}
     return LanguageSettings(
         seed=args.seed,
         steps=tuple(args.steps),
@@ -152,7 +154,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
             folder, variant, seed=args.test_seed, scenes=args.test_scenes, questions=args.questions
         )
         result = {"variant": name, "title": variant.title} | asked | scored
-        result |= {"scenes": settings.scenes, "tokens": settings.sizes.mask_num}
+        result |= {"recipe": json.loads((folder / RECIPE).read_text(encoding="utf-8"))}
         result |= {"command": shlex.join(["python", "bench/ablations.py", *sys.argv[1:]]), "commit": commit()}
         result |= {"machine": machine(settings.device), "seconds": round(time.monotonic() - started, 1)}
         (folder / RESULT).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

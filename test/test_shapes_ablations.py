@@ -137,9 +137,7 @@ def result(name: str, small: float, large: float) -> dict:
         "title": VARIANTS[name].title,
         "scores": scores,
         "parameters": 1_000_000,
-        "steps": [10, 10],
-        "seed": 0,
-        "scenes": 4,
+        "recipe": {"steps": [10, 10], "seed": 0, "scenes": 4, "attribute_steps": 7},
         "test_scenes": 9,
         "questions": 5,
         "smoke": False,
@@ -162,6 +160,7 @@ def test_the_page_has_every_variant_and_the_plot_is_a_picture():
     page = "\n".join(lines(results))
     for each in results:
         assert each["title"] in page
+    assert "7 steps on attributes, 10 + 10 steps of 4 scenes" in page
     assert "60.0 ± 1.5" in page and all(measure.title in page for measure in MEASURES)
     assert ElementTree.fromstring("\n".join(plot(results))).tag.endswith("svg")  # noqa: S314 (our own text)
 
