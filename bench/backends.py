@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,30 +107,44 @@ class CompiledTorch(PixelReferNetwork):
 
 
 class CompiledTorchDecoder:
-    """Prefill in eager mode, then compiled steps."""
+    """Prefill in eager mode, then compiled steps; one answer at a time, which is its own batch."""
+
+    max_batch = 1
 
     def __init__(self, language: Qwen2ForCausalLM) -> None:
         """Compiles at the first step."""
         self.language, self.context_length = language, CONTEXT
         self.compiled = torch.compile(language, dynamic=False)
+        self.cache, self.length = None, 0
+
+    def batch(self) -> Any:
+        """See `pixelrefer_ros.runtime.Decoder`."""
+        return self
 
     @torch.inference_mode()
-    def prefill(self, embeddings: torch.Tensor) -> Any:
-        """See `pixelrefer_ros.runtime.Decoder`."""
-        cache = StaticCache(config=self.language.config, max_cache_len=CONTEXT)
-        output = self.language(inputs_embeds=embeddings[None], past_key_values=cache, logits_to_keep=1)
-        return (cache, embeddings.shape[0]), output.logits[0, -1].numpy()
+    def add(self, embeddings: torch.Tensor) -> Any:
+        """See `pixelrefer_ros.runtime.DecodingBatch`."""
+        self.cache = StaticCache(config=self.language.config, max_cache_len=CONTEXT)
+        self.length = embeddings.shape[0]
+        output = self.language(inputs_embeds=embeddings[None], past_key_values=self.cache, logits_to_keep=1)
+        return output.logits[0, -1].numpy()
 
     @torch.inference_mode()
-    def step(self, state: Any, token_id: int) -> Any:
-        """See `pixelrefer_ros.runtime.Decoder`."""
-        cache, length = state
+    def step(self, token_ids: Sequence[int]) -> Any:
+        """See `pixelrefer_ros.runtime.DecodingBatch`."""
         output = self.compiled(
-            input_ids=torch.tensor([[token_id]]),
-            position_ids=torch.tensor([[length]]),
-            past_key_values=cache,
+            input_ids=torch.tensor([token_ids]),
+            position_ids=torch.tensor([[self.length]]),
+            past_key_values=self.cache,
         )
-        return (cache, length + 1), output.logits[0, -1].numpy()
+        self.length += 1
+        return output.logits[:, -1].numpy()
+
+    def remove(self, row: int) -> None:
+        """See `pixelrefer_ros.runtime.DecodingBatch`."""
+
+    def close(self) -> None:
+        """See `pixelrefer_ros.runtime.DecodingBatch`."""
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -149,16 +163,39 @@ def turn(network: RegionNetwork, decoder: Any, tokens: int) -> dict[str, float]:
     objects = seconds(lambda: network.encode_objects(frame, [mask], whole))
     shown = torch.randn(MASK_NUM, LANGUAGE["hidden_size"])  # other ones each time: no prefix is used again
     start = time.perf_counter()
-    cache, logits = decoder.prefill(network.prompt_embeddings(QUESTION, [shown]))
+    batch = decoder.batch()
+    logits = batch.add(network.prompt_embeddings(QUESTION, [shown]))
     first = time.perf_counter() - start
     start = time.perf_counter()
     for _ in range(tokens):
-        cache, logits = decoder.step(cache, int(logits.argmax()))
-    return {
-        "object tokens": objects * 1e3,
-        "first token": first * 1e3,
-        "decoding": tokens / (time.perf_counter() - start),
-    }
+        logits = batch.step([int(logits.argmax())])
+    decoding = tokens / (time.perf_counter() - start)
+    batch.close()
+    return {"object tokens": objects * 1e3, "first token": first * 1e3, "decoding": decoding}
+
+
+def exported(network: PixelReferNetwork, threads: int) -> dict[str, RegionNetwork]:
+    """The same networks under ONNX Runtime, by the names of the table."""
+    networks: dict[str, RegionNetwork] = {}
+    with tempfile.TemporaryDirectory(prefix="pixelrefer-") as folder:
+        source = Path(folder) / "source"
+        source.mkdir()
+        fields = {"model_type": MODEL_TYPE, "mask_num": MASK_NUM, **LANGUAGE}
+        (source / "config.json").write_text(json.dumps(fields), encoding="utf-8")
+        for precision in ("fp32", "int4"):
+            out = Path(folder) / precision
+            export_language(
+                network,
+                source,
+                out,
+                name="bench",
+                content_hash="",
+                precision=precision,
+                context_length=CONTEXT,
+            )
+            backend = OnnxRuntimeBackend(threads=threads)
+            networks[f"onnxruntime {precision}"] = open_network(out, backend, torch.device("cpu"))
+    return networks
 
 
 def measure(turns: int, tokens: int, threads: int, compile_torch: bool) -> dict[str, Any]:
@@ -168,18 +205,7 @@ def measure(turns: int, tokens: int, threads: int, compile_torch: bool) -> dict[
     networks: dict[str, RegionNetwork] = {"torch eager": eager}
     if compile_torch:
         networks["torch.compile"] = CompiledTorch(eager)
-    with tempfile.TemporaryDirectory(prefix="pixelrefer-") as folder:
-        source = Path(folder) / "source"
-        source.mkdir()
-        fields = {"model_type": MODEL_TYPE, "mask_num": MASK_NUM, **LANGUAGE}
-        (source / "config.json").write_text(json.dumps(fields), encoding="utf-8")
-        for precision in ("fp32", "int4"):
-            out = Path(folder) / precision
-            export_language(
-                eager, source, out, name="bench", content_hash="", precision=precision, context_length=CONTEXT
-            )
-            backend = OnnxRuntimeBackend(threads=threads)
-            networks[f"onnxruntime {precision}"] = open_network(out, backend, torch.device("cpu"))
+    networks |= exported(eager, threads)
     decoders = {name: network.decoder() for name, network in networks.items()}
     for name, network in networks.items():  # compiles, and fills caches
         turn(network, decoders[name], 4)
@@ -246,9 +272,23 @@ def page(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_section(path: Path, section: str, threads: int) -> None:
-    """Puts the section between its marks; at the end of a page that lacks them."""
-    begin, end = (mark.format(threads=threads) for mark in MARKS)
+def surroundings(before: float) -> dict[str, str]:
+    """Commit, machine and versions, for the page; `before`: the load when it began."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    return {
+        "commit": commit.stdout.strip(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, others used it too: load {before:.1f} at "
+        f"the start and {os.getloadavg()[0]:.1f} at the end",
+        "versions": f"Python {platform.python_version()}, torch {torch.__version__}, "
+        f"onnxruntime {onnxruntime.__version__}",
+    }
+
+
+def write_section(path: Path, section: str) -> None:
+    """Puts a section, which begins and ends with its marks, in place of the page's; or at its end."""
+    begin, end = section.splitlines()[0], section.splitlines()[-1]
     text = path.read_text(encoding="utf-8") if path.is_file() else "# Benchmarks\n"
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end) + "\n?", re.DOTALL)
     if pattern.search(text):
@@ -274,17 +314,10 @@ def main() -> None:
     args = parser.parse_args()
     before = os.getloadavg()[0]
     backends = measure(args.turns, args.tokens, args.threads, not args.no_compile)
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=ROOT, check=False
-    )
     result = {
         "command": f"python bench/backends.py --turns {args.turns} --tokens {args.tokens} "
         f"--threads {args.threads}",
-        "commit": commit.stdout.strip(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, others used it too: load {before:.1f} at "
-        f"the start and {os.getloadavg()[0]:.1f} at the end",
-        "versions": f"Python {platform.python_version()}, torch {torch.__version__}, "
-        f"onnxruntime {onnxruntime.__version__}",
+        **surroundings(before),
         "threads": args.threads,
         "units": STAGES,
         "backends": backends,
@@ -295,7 +328,7 @@ def main() -> None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(text + "\n", encoding="utf-8")
     if args.page:
-        write_section(args.page, page(result), args.threads)
+        write_section(args.page, page(result))
 
 
 if __name__ == "__main__":
