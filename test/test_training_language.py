@@ -278,7 +278,8 @@ def test_a_run_that_stops_goes_on_as_if_it_had_not(folder, batches, tmp_path):
     def go_on(out, steps: int) -> tuple[dict[str, torch.Tensor], Loop]:
         network = new_network(folder, seed=0)
         learner = Learner(network)
-        groups = parameter_groups({1e-3: [learner]}, weight_decay=0.01)
+        # Both optimisers: their moments are saved apart.
+        groups = parameter_groups({1e-3: [learner]}, weight_decay=0.01, hidden=[learner.vision.encoder])
         loop = Loop("s", learner, groups, out, Pace(steps=4, save_every=1))
         loop.resume()
         loop.run([batch] * steps, lambda item: losses(network, item, bf16=False))
@@ -312,9 +313,27 @@ def test_each_part_has_its_own_rate_and_norms_do_not_decay(folder):
     assert trained == {id(p) for p in learner.parameters() if p.requires_grad}
 
 
+def test_muon_steps_the_matrices_of_hidden_layers_alone(folder):
+    learner = Learner(new_network(folder, seed=0))
+    layers = [learner.vision.encoder, learner.language.model.layers]
+    groups = parameter_groups({1e-3: [learner]}, weight_decay=0.1, hidden=layers)
+    turned = {id(p) for group in groups if "muon" in group for p in group["params"]}
+    assert turned == {id(p) for module in layers for p in module.parameters() if p.dim() == 2}
+    trained = [id(p) for group in groups for p in group["params"]]
+    assert len(trained) == len(set(trained)) == len(list(learner.parameters()))
+
+
 def test_two_stages_leave_a_checkpoint_that_answers(tmp_path):
     settings = LanguageSettings(
-        seed=1, steps=(2, 1), scenes=1, sizes=MICRO, workers=0, log_every=1, validate_every=0
+        seed=1,
+        attribute_steps=1,
+        attribute_scenes=1,
+        steps=(2, 1),
+        scenes=1,
+        sizes=MICRO,
+        workers=0,
+        log_every=1,
+        validate_every=0,
     )
     assert train_language(tmp_path, settings)
     model = PixelReferLite.from_pretrained(tmp_path)
