@@ -82,6 +82,26 @@ def test_answer_is_the_same_each_time_and_depends_on_the_object(
     assert first != answer(model, "What is <region>?", [TimedTokens(other)])
 
 
+def test_questions_answered_together_get_the_texts_they_get_alone(
+    model: PixelReferLite, rgb: np.ndarray, tokens: torch.Tensor
+) -> None:
+    other = model.encode_object(rgb, block(70, 100, 30, 30), model.encode_global(rgb))
+    questions = [
+        ("What is <region>?", [[TimedTokens(tokens)]]),
+        ("What is it?", [[TimedTokens(other)]]),
+        ("Is <region> left of <region>?", [[TimedTokens(tokens)], [TimedTokens(other)]]),
+        ("What does <region> do?", [[TimedTokens(tokens, 0.0), TimedTokens(other, 1.5)]]),
+    ]
+    requests = [model.request(text, objects, max_new_tokens=24) for text, objects in questions]
+    waiting, texts = iter(requests), dict.fromkeys(requests, "")
+    for request, event in model.generate_together(lambda: next(waiting, None), max_batch=3):
+        texts[request] += event.text
+    assert list(texts.values()) == [answer(model, text, *objects) for text, objects in questions]
+    assert len(set(texts.values())) == 4
+    with pytest.raises(ParameterError, match="max_batch is 0"):
+        model.generate_together(lambda: None, max_batch=0)
+
+
 def test_two_regions_keep_their_order(model: PixelReferLite, rgb: np.ndarray, tokens: torch.Tensor) -> None:
     other = model.encode_object(rgb, block(70, 100, 30, 30), model.encode_global(rgb))
     one, two = [TimedTokens(tokens)], [TimedTokens(other)]
