@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import onnx
+from pixelrefer_ros.engines.attention import split_single_heads
 
 from pixelrefer_ros.errors import BackendError
 from pixelrefer_ros.runtime.manifest import Graph, TensorSpec
@@ -73,7 +74,7 @@ def read_network(
         builder = trt.Builder(logger_of(trt))
         definition = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(definition, logger_of(trt))
-        read = parser.parse(_with_fixed_sizes(path, fixed), str(path))  # the path: to find files of weights
+        read = parser.parse(_prepared(path, fixed), str(path))  # the path: to find files of weights
     errors = [_error(parser.get_error(index)) for index in range(parser.num_errors)]
     if not read or errors:
         raise BackendError(f"{path}: TensorRT cannot read it: {_joined(errors or messages.errors)}")
@@ -91,10 +92,10 @@ def read_network(
     return network
 
 
-def _with_fixed_sizes(path: Path, fixed: Mapping[str, int]) -> bytes:
-    if not fixed:
-        return path.read_bytes()
+def _prepared(path: Path, fixed: Mapping[str, int]) -> bytes:
     model = onnx.load(path, load_external_data=False)
+    if not split_single_heads(model) and not fixed:
+        return path.read_bytes()
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         for size in value.type.tensor_type.shape.dim:
             if size.dim_param in fixed:

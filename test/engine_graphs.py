@@ -179,6 +179,29 @@ def decoder(precision: str = "fp32", *, layers: int = 2, context: int = 64) -> o
     return _model(nodes, inputs, outputs, weights, 24)
 
 
+def attention(
+    precision: str = "fp32",
+    *,
+    heads: int = 1,
+    queries: int = 6,
+    batch: str | int = "N",
+    masked: bool = False,
+) -> onnx.ModelProto:
+    """``y = attention(q, k, v)``: q (batch, heads, queries, 16), k and v of 8 positions; opset 24.
+
+    If it is ``masked``, ``mask`` (batch, 1, queries, 8) bool says which are seen.
+    """
+    element, value = ELEMENT[precision], helper.make_tensor_value_info
+    inputs = [
+        value(name, element, [batch, heads, length, HEAD])
+        for name, length in (("q", queries), ("k", 8), ("v", 8))
+    ]
+    if masked:
+        inputs.append(value("mask", TensorProto.BOOL, [batch, 1, queries, 8]))
+    node = helper.make_node("Attention", [one.name for one in inputs], ["y"], scale=0.3)
+    return _model([node], inputs, [value("y", element, [batch, heads, queries, HEAD])], [], 24)
+
+
 def caches(layers: int = 2) -> list[tuple[str, str]]:
     """The in-place pairs of `decoder`."""
     return [

@@ -138,6 +138,13 @@ def test_sizes_are_those_of_the_export_cut_at_the_bounds_of_the_profile(tmp_path
     }
 
 
+@pytest.mark.parametrize(("most", "usual"), [(4096, 256), (200, 200)])
+def test_a_decoder_is_fastest_at_usual_prompts(tmp_path, most, usual):
+    profile = read_profile(write(tmp_path / "mine.yaml"))
+    graph = Graph("decoder", "decoder.onnx", "0", (), (), profiles={"S": Profile(1, 1, most)})
+    assert profile.sizes(graph) == {"S": Profile(1, usual, min(most, profile.context_length))}
+
+
 def test_a_bound_below_the_smallest_size_is_not_applied(tmp_path):
     profile = read_profile(write(tmp_path / "mine.yaml"))
     graph = Graph("decoder", "decoder.onnx", "0", (), (), profiles={"C": Profile(1024, 1024, 4096)})

@@ -34,7 +34,7 @@ min_memory_gb: 0
 precisions: [fp32]
 patch_budget: 1024
 objects: 2
-context_length: 1024
+context_length: 512
 workspace_mb: 32
 """
 
@@ -98,7 +98,12 @@ def test_a_second_answer_on_the_same_caches_needs_no_recording(networks):
 def test_caches_have_the_capacity_of_the_engine(networks):
     _, mine, _ = networks
     graph = mine.language._decoder.graph
-    assert {graph.input(name).shape[2] for name, _ in graph.in_place} == {1024}
+    assert {graph.input(name).shape[2] for name, _ in graph.in_place} == {512}
+
+
+def test_answers_end_where_the_engine_or_the_export_does(networks):
+    _, mine, theirs = networks
+    assert (mine.decoder().context_length, theirs.decoder().context_length) == (512, 1024)
 
 
 def test_answers_decoded_together_are_those_of_onnx_runtime_alone(networks):

@@ -31,6 +31,9 @@ BOUNDED = {
     "memory_encoder": {"N": "objects"},
 }
 """Which bound of a profile holds for which symbol of which graph; other symbols keep what the export says."""
+USUAL = {"decoder": {"S": 256}}
+"""What a symbol usually is, where the export says less: engines are fastest there. S: the length of a prompt
+(steps of one position have an optimisation profile of their own)."""
 _BOUNDS = ("patch_budget", "objects", "context_length")
 
 
@@ -78,14 +81,16 @@ class MachineProfile:
     def sizes(self, graph: Graph) -> dict[str, Profile]:
         """The sizes of a graph's symbols on this machine: what the export says, cut at this profile's bounds.
 
+        The usual size is at least that of `USUAL`.
+
         A bound below a symbol's smallest size is not applied: the graph could not run at all.
         """
-        bounded = BOUNDED.get(graph.name, {})
+        bounded, usual = BOUNDED.get(graph.name, {}), USUAL.get(graph.name, {})
         cut = {}
         for symbol, sizes in graph.profiles.items():
             most = min(sizes.max, getattr(self, bounded[symbol])) if symbol in bounded else sizes.max
             most = max(most, sizes.min)
-            cut[symbol] = Profile(sizes.min, min(sizes.opt, most), most)
+            cut[symbol] = Profile(sizes.min, min(max(sizes.opt, usual.get(symbol, 0)), most), most)
         return cut
 
 

@@ -164,7 +164,10 @@ def open_network(folder: Path, backend: Backend, device: torch.device) -> Compil
         objects=objects,
         embed=embed,
         language=GraphDecoder(
-            decoder, embed, context_length=_context_length(folder, manifest), device=device
+            decoder,
+            embed,
+            context_length=min(_context_length(folder, manifest), _capacity(decoder)),
+            device=device,
         ),
         place=device,
     )
@@ -192,3 +195,10 @@ def _context_length(folder: Path, manifest: Manifest) -> int:
             "export the model again"
         )
     return value
+
+
+def _capacity(decoder: Session) -> int:
+    """Positions that the caches of a session can have; an engine's may be fewer than the export's."""
+    graph = decoder.graph
+    size = graph.input(graph.in_place[0][0]).shape[2]
+    return graph.profiles[size].max if isinstance(size, str) else size
