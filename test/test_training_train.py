@@ -37,7 +37,23 @@ def trained(tmp_path_factory):
 
 
 def test_one_command_makes_a_tracker(tmp_path, capsys):
-    given = ("tracker", "--out", tmp_path, "--seed", 2, "--steps", 1, 1, 0, 1, "--scenes", 1, "--workers", 0)
+    given = (
+        "tracker",
+        "--out",
+        tmp_path,
+        "--seed",
+        2,
+        "--steps",
+        1,
+        0,
+        1,
+        0,
+        0,
+        "--scenes",
+        1,
+        "--workers",
+        0,
+    )
     watched = ("--image-size", 64, "--device", "cpu", "--validate-every", 0)
     assert train.run(arguments(*given, *watched)) == 0
     assert "finished" in capsys.readouterr().out
@@ -68,7 +84,7 @@ def test_a_trained_checkpoint_is_fine_tuned(trained, tmp_path):
         ("language", "--steps", -1, 0),
         ("language", "--lora", 4),
         ("language", "--mask-num", 0),
-        ("tracker", "--steps", 1, 1, -1, 0),
+        ("tracker", "--steps", 1, 1, -1, 0, 0),
         ("tracker", "--minutes", -1),
     ],
 )

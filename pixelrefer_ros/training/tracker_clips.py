@@ -28,6 +28,7 @@ PROMPTED_SHARE, PROMPTED_PX = 0.6, 40
 
 _JITTER = 0.08  # of a box's sides: people and detectors draw boxes roughly
 _MIDDLE = 0.5  # of the points are where people click, in the middle; the others anywhere on the object
+_LOOK = 3  # frames: hiding lasts longer, and to draw the masks of all would cost as much as a step
 _HIDDEN = 3  # frames at most in which a clip of the hiding stage shows nothing of an object
 
 
@@ -69,6 +70,7 @@ class ClipBatches(Dataset[Clips]):
     def __getitem__(self, number: int) -> Clips:
         """Draws batch ``number``."""
         rng = np.random.default_rng([self._seed, 4, number])
+        length = 1 if rng.random() < self._stage.single else self._stage.length
         owned = SEED_RANGES[self._split]
         pictures: list[Tensor] = []
         masks: list[NDArray[np.bool_]] = []
@@ -77,22 +79,24 @@ class ClipBatches(Dataset[Clips]):
         gaps: list[int] = []
         scenes = 0
         while scenes < self._stage.scenes:
-            world = self._stage.worlds[scenes % len(self._stage.worlds)]
+            world = self._stage.worlds[(number + scenes) % len(self._stage.worlds)]
             renderer = Renderer(cast_scene(int(rng.integers(owned.start, owned.stop)), world))
             drawn = len(pictures)
-            for indices in self._draw_indices(rng, renderer):
+            for indices in self._draw_indices(rng, renderer, length):
                 chosen = _pointable(rng, renderer.layers(indices[0]))
-                if self._stage.through_hiding:
+                if self._stage.through_hiding and length > 1:
                     chosen.sort(key=bool)  # the one that is hidden comes first
-                chosen = chosen[: self._stage.objects]
+                chosen = chosen[: self._stage.objects if length > 1 else None]
                 if not chosen:
                     continue  # everything is covered where this clip would begin
-                for followed, prompt in self._draw_prompts(rng, chosen):
+                for followed in chosen:
                     visible = [renderer.layers(i).visible[followed] for i in indices]
-                    masks.append(np.stack([model_mask(mask, self._size) for mask in visible]))
-                    prompts.append((prompt, _pointed(rng, masks[-1][0], PROMPTS[prompt])))
-                    clip_of.append(len(pictures))
-                    gaps.append(indices[1] - indices[0] if len(indices) > 1 else 1)
+                    mask = np.stack([model_mask(mask, self._size) for mask in visible])
+                    for prompt in self._draw_prompts(rng, length):
+                        masks.append(mask)
+                        prompts.append((prompt, _pointed(rng, mask[0], PROMPTS[prompt])))
+                        clip_of.append(len(pictures))
+                        gaps.append(indices[1] - indices[0] if length > 1 else 1)
                 pictures.append(torch.stack([model_picture(renderer.rgb(i), self._size) for i in indices]))
             scenes += len(pictures) > drawn
         return Clips(
@@ -104,18 +108,15 @@ class ClipBatches(Dataset[Clips]):
             torch.tensor(gaps),
         )
 
-    def _draw_prompts(self, rng: np.random.Generator, chosen: list[int]) -> Iterator[tuple[int, int]]:
-        """Objects with their prompts: both kinds for a single picture, which costs one decoding more."""
-        for number in chosen:
-            if self._stage.length == 1:
-                yield number, PROMPTS.index("box")
-                yield number, PROMPTS.index("point")
-            else:
-                yield number, int(rng.choice(len(PROMPTS), p=PROMPT_SHARES))
+    def _draw_prompts(self, rng: np.random.Generator, length: int) -> tuple[int, ...]:
+        """An object's prompts: both kinds for a single picture, which costs one decoding more."""
+        if length == 1:
+            return PROMPTS.index("box"), PROMPTS.index("point")
+        return (int(rng.choice(len(PROMPTS), p=PROMPT_SHARES)),)
 
-    def _draw_indices(self, rng: np.random.Generator, renderer: Renderer) -> Iterator[list[int]]:
+    def _draw_indices(self, rng: np.random.Generator, renderer: Renderer, length: int) -> Iterator[list[int]]:
         """The frames of each clip of a scene: single pictures, or one clip."""
-        frames, length = renderer.scene.frames, self._stage.length
+        frames = renderer.scene.frames
         if length == 1:
             for index in rng.choice(frames, size=min(self._stage.pictures, frames), replace=False):
                 yield [int(index)]
@@ -142,16 +143,19 @@ def model_picture(rgb: RgbImage, size: int) -> Tensor:
 
 def model_mask(mask: Mask, size: int) -> NDArray[np.bool_]:
     """(S, S) bool: pixels of which at least half is covered."""
-    covered = cv2.resize(mask.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR_EXACT)
-    return np.asarray(covered >= 0.5, np.bool_)
+    covered = cv2.resize(mask.astype(np.uint8) * 255, (size, size), interpolation=cv2.INTER_AREA)
+    return np.asarray(covered >= 128, np.bool_)
 
 
 def _gone(renderer: Renderer) -> list[int]:
     """The frames in which nothing of the first object is seen, if it is seen before and after."""
-    frames = renderer.scene.frames
-    seen = [bool(renderer.layers(index).visible[0].any()) for index in range(frames)]
-    gone = [index for index in range(frames) if not seen[index]]
-    return gone if gone and seen[0] and seen[-1] else []
+    looked = range(
+        0, renderer.scene.frames, _LOOK
+    )  # drawing every frame's masks would take longer than a step
+    gone = [index for index in looked if not renderer.layers(index).visible[0].any()]
+    if not gone or gone[0] == looked[0] or gone[-1] == looked[-1]:
+        return []
+    return list(range(gone[0], gone[-1] + 1))
 
 
 def _through(rng: np.random.Generator, gone: list[int], frames: int, length: int) -> list[int]:

@@ -18,7 +18,8 @@ class TrackerStage:
         worlds: settings of the scenes, used in turn.
         scenes: per step.
         length: T, frames of a clip; 1: single pictures.
-        pictures: of each scene, where clips are single pictures.
+        single: share of the steps that show single pictures all the same, at a fraction of a clip's cost.
+        pictures: of each scene, where single ones are shown.
         objects: of a clip that are followed, at most.
         gaps: fewest and most frames from the prompted one to the next.
         strides: fewest and most frames between the later ones.
@@ -33,7 +34,8 @@ class TrackerStage:
     worlds: tuple[SceneSettings, ...]
     scenes: int
     length: int
-    pictures: int = 1
+    single: float = 0.0
+    pictures: int = 2
     objects: int = 3
     gaps: tuple[int, int] = (1, 8)
     strides: tuple[int, int] = (1, 4)
@@ -44,37 +46,60 @@ class TrackerStage:
     rate: float = 5e-4
 
 
-_HIDING: tuple[Occlusion, ...] = ("full", "some", "full", "any")
-
-_SCENES = SceneSettings(frames=40, objects=(1, 5))
+_SIZES = ((320, 240), None, (424, 240))  # small frames are drawn much faster, and all end at the model's size
+_OCCLUSIONS: tuple[Occlusion, ...] = ("full", "some", "full", "any")
+_SCENES = tuple(SceneSettings(frames=40, size=size, objects=(1, 5)) for size in _SIZES)
+_CLIPS = tuple(SceneSettings(frames=60, size=size, objects=(1, 5)) for size in _SIZES)
+_HIDING = tuple(
+    SceneSettings(frames=60, size=size, objects=(1, 4), occlusion=occlusion)
+    for size in _SIZES
+    for occlusion in _OCCLUSIONS
+)
 
 STAGES = (
-    TrackerStage("sketches", (_SCENES,), scenes=4, length=1, pictures=2, scale=0.5, rate=1e-3),
-    TrackerStage("pictures", (_SCENES,), scenes=4, length=1, pictures=2, rate=1e-3),
+    TrackerStage("sketches", _SCENES, scenes=3, length=1, pictures=3, scale=0.5, rate=1e-3),
     TrackerStage(
         "clips",
-        (SceneSettings(frames=60, objects=(1, 5)),),
-        scenes=3,
+        _CLIPS,
+        scenes=4,
         length=5,
+        single=0.25,
         objects=2,
         gaps=(1, 20),
-        learning=0.4,
+        learning=0.5,
+        scale=0.5,
         rate=7e-4,
     ),
     TrackerStage(
         "hiding",
-        tuple(SceneSettings(frames=60, objects=(1, 4), occlusion=occlusion) for occlusion in _HIDING),
+        _HIDING,
         scenes=4,
         length=7,
+        single=0.25,
         objects=2,
         gaps=(1, 30),
         through_hiding=True,
-        learning=0.3,
+        learning=0.4,
         own_presence=0.3,
+        scale=0.5,
+        rate=5e-4,
+    ),
+    TrackerStage("pictures", _SCENES, scenes=4, length=1, rate=5e-4),
+    TrackerStage(
+        "films",
+        _HIDING,
+        scenes=3,
+        length=7,
+        single=0.5,
+        objects=2,
+        gaps=(1, 30),
+        through_hiding=True,
+        learning=0.4,
+        own_presence=0.5,
         rate=4e-4,
     ),
 )
-"""Segment what is pointed at, at half of the size and at the whole; follow it; find it again."""
+"""At half of the size: segment what is pointed at, follow it, find it again. Then the same in full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +129,7 @@ class TrackerSettings:
 
     seed: int = 0
     stages: tuple[TrackerStage, ...] = STAGES
-    steps: tuple[int, ...] = (1500, 4000, 3000, 4000)
+    steps: tuple[int, ...] = (1500, 2500, 2500, 2500, 2000)
     scenes: int | None = None
     weight_decay: float = 0.05
     image_size: int = 256

@@ -52,8 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tracker.add_argument(
         "--steps",
         type=int,
-        nargs=4,
-        metavar=("SKETCHES", "PICTURES", "CLIPS", "HIDING"),
+        nargs=5,
+        metavar=("SKETCHES", "CLIPS", "HIDING", "PICTURES", "FILMS"),
         help="of the stages; 0 leaves one out",
     )
     tracker.add_argument("--image-size", type=int, help="side of the model's input, px")
