@@ -14,7 +14,11 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pixelrefer_ros.ros import PixelReferClient
+    from pixelrefer_ros.types import Region
 
 STOP_S = 2.0
 """The node's promise: it has stopped so long after SIGINT or SIGTERM."""
@@ -236,6 +240,19 @@ def until(condition: Callable[[], Any], timeout_s: float = 20.0, what: str = "")
             raise AssertionError(f"not within {timeout_s:g} s: {what or condition}")
         time.sleep(0.02)
     return result
+
+
+def add_when_seen(client: PixelReferClient, region: Region) -> int:
+    """Add a region as soon as the node has an image; the object's id."""
+    from pixelrefer_ros.errors import NoFrame
+
+    def add() -> int | None:
+        try:
+            return client.add_region(region)
+        except NoFrame:
+            return None
+
+    return until(add, what="the first image")
 
 
 def _yaml(value: object) -> str:

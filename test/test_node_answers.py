@@ -11,15 +11,15 @@ import pytest
 pytest.importorskip("rclpy")
 pytest.importorskip("pixelrefer_ros.msg")
 pytestmark = pytest.mark.ros
+pytest_plugins = ["node_fixtures"]
 
 import pixelrefer_ros.msg as msg  # noqa: E402
 from action_msgs.msg import GoalStatus  # noqa: E402
-from node_processes import START_S, Peer, camera_process, node_process, until  # noqa: E402
+from node_processes import START_S, add_when_seen, camera_process, node_process, until  # noqa: E402
 from pixelrefer_ros.action import Ask  # noqa: E402
 from pixelrefer_ros.srv import AskQuestion  # noqa: E402
 from rclpy.action import ActionClient  # noqa: E402
 
-from pixelrefer_ros.errors import NoFrame  # noqa: E402
 from pixelrefer_ros.model import write_tiny_checkpoint  # noqa: E402
 from pixelrefer_ros.ros import PixelReferClient  # noqa: E402
 from pixelrefer_ros.types import AnswerStatus, Box, Question, Region  # noqa: E402
@@ -45,27 +45,8 @@ def node(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def client(node):
-    with PixelReferClient() as client:
-        client.wait_ready(START_S)
-        yield client
-
-
-@pytest.fixture(scope="module")
-def peer(node):
-    with Peer() as peer:
-        yield peer
-
-
-@pytest.fixture(scope="module")
 def object_id(client):
-    def add():
-        try:
-            return client.add_region(BOX)
-        except NoFrame:
-            return None
-
-    object_id = until(add, what="the first image")
+    object_id = add_when_seen(client, BOX)
     until(lambda: client.list_objects().objects, what="the first tracked image")
     return object_id
 

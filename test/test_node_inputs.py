@@ -11,11 +11,12 @@ import pytest
 pytest.importorskip("rclpy")
 pytest.importorskip("pixelrefer_ros.msg")
 pytestmark = pytest.mark.ros
+pytest_plugins = ["node_fixtures"]
 
 import pixelrefer_ros.msg as msg  # noqa: E402
 from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
 from geometry_msgs.msg import Point, PointStamped  # noqa: E402
-from node_processes import START_S, Peer, camera_process, node_process, until  # noqa: E402
+from node_processes import Peer, add_when_seen, camera_process, node_process, until  # noqa: E402
 from pixelrefer_ros.srv import AddRegion  # noqa: E402
 from rcl_interfaces.msg import Parameter, ParameterDescriptor, ParameterType, ParameterValue  # noqa: E402
 from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters  # noqa: E402
@@ -25,7 +26,6 @@ from std_srvs.srv import SetBool, Trigger  # noqa: E402
 
 from pixelrefer_ros.errors import EmptyRegion, NoFrame, NoSuchObject, Overloaded  # noqa: E402
 from pixelrefer_ros.parameters import SCHEMA  # noqa: E402
-from pixelrefer_ros.ros import PixelReferClient  # noqa: E402
 from pixelrefer_ros.ros.conversions import compressed_to_frame, region_to_msg  # noqa: E402
 from pixelrefer_ros.types import AnswerStatus, Box, Region  # noqa: E402
 
@@ -46,31 +46,11 @@ def node(tiny_model_folder):
         yield node
 
 
-@pytest.fixture(scope="module")
-def client(node):
-    with PixelReferClient() as client:
-        client.wait_ready(START_S)
-        yield client
-
-
-@pytest.fixture(scope="module")
-def peer(node):
-    with Peer() as peer:
-        yield peer
-
-
 @pytest.fixture
 def object_id(client):
     """One fresh object; whatever else there was is gone."""
     client.clear()
-
-    def add():
-        try:
-            return client.add_region(Region(box=Box(20, 30, 30, 30)))
-        except NoFrame:
-            return None
-
-    object_id = until(add, what="the first image")
+    object_id = add_when_seen(client, Region(box=Box(20, 30, 30, 30)))
     until(lambda: client.list_objects().objects)
     return object_id
 

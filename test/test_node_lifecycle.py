@@ -18,6 +18,7 @@ from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
 from node_processes import (  # noqa: E402
     START_S,
     Peer,
+    add_when_seen,
     camera_process,
     node_process,
     shared_memory,
@@ -71,16 +72,6 @@ def set_text(peer: Peer, name: str, text: str) -> bool:
     value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=text)
     request = SetParameters.Request(parameters=[Parameter(name=name, value=value)])
     return peer.call(SetParameters, "/pixelrefer/set_parameters", request).results[0].successful
-
-
-def add_when_seen(client: PixelReferClient, region: Region) -> int:
-    def add():
-        try:
-            return client.add_region(region)
-        except NoFrame:
-            return None
-
-    return until(add, what="the first image")
 
 
 def services(peer: Peer) -> set[str]:

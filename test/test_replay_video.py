@@ -69,9 +69,11 @@ def test_a_picture_of_another_size_is_scaled(tmp_path):
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_a_video_without_pictures_does_no_harm(tmp_path, ending):
-    with VideoWriter(tmp_path / f"a{ending}"):
+def test_a_video_without_pictures_leaves_no_file(tmp_path, ending):
+    with VideoWriter(tmp_path / f"a{ending}") as video:
         pass
+    video.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["a.avi", "a", "file.txt/a.mp4"])
