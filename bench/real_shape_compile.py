@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The full 2B shape is exported, and TensorRT RTX compiles each of its graphs for a GPU that need not be there.
+"""The full 2B shape is exported, and TensorRT RTX compiles each graph for a GPU that need not be there.
 
 Every step is a process of its own, so that its peak memory is its own; weights are random. A step that runs
 too long, or that leaves the machine with too little memory, is ended, and the report says so.
@@ -58,7 +58,11 @@ def main() -> int:
     report: dict[str, Any] = {
         "what": "PixelRefer-Lite-2B shape, random weights",
         "precision": args.precision,
-        "command": " ".join(["python", "bench/real_shape_compile.py", *sys.argv[1:]]),
+        # The folder is of this machine only.
+        "command": " ".join(
+            ["python", "bench/real_shape_compile.py"]
+            + ["DIR" if argument == str(args.folder) else argument for argument in sys.argv[1:]]
+        ),
         "commit": commit(),
         "machine": machine(),
         "load_average_before": os.getloadavg()[0],
