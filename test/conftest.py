@@ -70,7 +70,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ros_here = has_ros()
     for item in items:
         ros = item.get_closest_marker("ros") is not None
-        item.add_marker(pytest.mark.xdist_group("ros" if ros else item.path.stem))
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group("ros" if ros else item.path.stem))
         if ros and not ros_here:
             item.add_marker(without_ros)
         elif ros:

@@ -19,6 +19,7 @@ from pixelrefer_ros.errors import BackendError
 from pixelrefer_ros.runtime import Manifest, Profile, read_manifest
 
 trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT RTX has wheels for x86-64 only")
+pytestmark = pytest.mark.xdist_group("tensorrt")  # its builds take all cores: never two at once
 
 TARGETS = [(8, 6), (8, 9), (12, 0)]
 SMALL = {"batch": Profile(1, 1, 2), "sequence": Profile(1, 8, 16), "rows": Profile(1, 2, 4)}
