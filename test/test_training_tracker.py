@@ -66,6 +66,12 @@ def only(clips: Clips, prompt: str) -> Clips:
     return replace(clips, prompt=torch.full_like(clips.prompt, PROMPTS.index(prompt)))
 
 
+def followed(model, clips: Clips) -> list[torch.Tensor]:
+    """Mask logits, frame by frame."""
+    follower = Follower(model)
+    return [logits for logits, _ in follower.follow(clips, follower.encode(clips))]
+
+
 def test_clips_are_the_same_whoever_draws_them(batches):
     one, again = batches[5], batches[5]
     assert torch.equal(one.pictures, again.pictures)
@@ -156,7 +162,7 @@ def test_objects_pointed_at_in_different_ways_do_not_mix(batches):
     model = new_tracker(seed=0, image_size=SIZE, width=128, slots=4).eval()
     clips = next(c for c in (batches[k] for k in range(20)) if len(set(c.prompt.tolist())) > 1)
     with torch.no_grad():
-        together = [logits for logits, _ in Follower(model).follow(clips)]
+        together = followed(model, clips)
         for kind in set(clips.prompt.tolist()):
             own = clips.prompt == kind
             alone = replace(
@@ -166,8 +172,8 @@ def test_objects_pointed_at_in_different_ways_do_not_mix(batches):
                     for name in ("masks", "clip_of", "prompt", "points", "gap")
                 },
             )
-            for logits, expected in zip(Follower(model).follow(alone), together, strict=True):
-                torch.testing.assert_close(logits[0], expected[own], atol=1e-4, rtol=1e-4)
+            for logits, expected in zip(followed(model, alone), together, strict=True):
+                torch.testing.assert_close(logits, expected[own], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("prompt", ["box", "point"])
@@ -202,8 +208,9 @@ def test_training_follows_as_the_tracker_does(prompt, tmp_path):
         gap=torch.ones(len(numbers), dtype=torch.long),
     )
     served = load_sam2(tmp_path)  # the weights went through float16
+    follower = Follower(served)
     with torch.no_grad():
-        for index, (logits, score) in enumerate(Follower(served).follow(clips)):
+        for index, (logits, score) in enumerate(follower.follow(clips, follower.encode(clips))):
             assert (score > 0).all()
             full = F.interpolate(logits[:, None], size=(height, width), mode="bilinear")[:, 0] > 0
             for track, mask in zip(tracked[index], full.numpy(), strict=True):

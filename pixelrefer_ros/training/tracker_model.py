@@ -18,9 +18,10 @@ _EMBEDDING_STD = 0.5
 _ALIKE = 2.5
 """Of the decoder's tied projections over torch's initialisation: attention falls to half within about a
 tenth of the picture."""
-_HERE = 0.8
-"""Of the biases with which memory attention begins: the rotary encoding makes them an attention to the same
-place, several times that to the other end of the picture."""
+_MASKS = 3.0  # so that in memory masks begin as loud as what they are of
+_HERE, _FAST = 2.0, 8
+"""Biases with which memory attention begins, on the fastest rotations of either axis: with the rotary
+encoding they are an attention to the same cell, down to a hundredth at a distance of four cells."""
 
 
 def new_tracker(*, seed: int, image_size: int, width: int, slots: int) -> Sam2VideoModel:
@@ -56,6 +57,7 @@ def new_tracker(*, seed: int, image_size: int, width: int, slots: int) -> Sam2Vi
         model.shared_image_embedding.positional_embedding.copy_(nn.init.normal_(place))
         for fuser in model.memory_encoder.memory_fuser.layers:
             nn.init.constant_(fuser.scale, 0.1)
+        model.memory_encoder.mask_downsampler.final_conv.weight.mul_(_MASKS)
         _look_nearby(model)
     return model
 
@@ -111,5 +113,7 @@ def _look_nearby(model: Sam2VideoModel) -> None:
         nn.init.zeros_(attention.q_proj.bias)
         nn.init.zeros_(attention.k_proj.bias)
     for layer in model.memory_attention.layers:
-        nn.init.constant_(layer.cross_attn_image.q_proj.bias, _HERE)
-        nn.init.constant_(layer.cross_attn_image.k_proj.bias, _HERE)
+        for projection in (layer.cross_attn_image.q_proj, layer.cross_attn_image.k_proj):
+            nn.init.zeros_(projection.bias)
+            # One half of the channels turns with each axis, in pairs, from fast to slow.
+            projection.bias.unflatten(0, (2, -1))[:, : 2 * _FAST] = _HERE

@@ -129,7 +129,7 @@ class TrackerSettings:
 
     seed: int = 0
     stages: tuple[TrackerStage, ...] = STAGES
-    steps: tuple[int, ...] = (1500, 2500, 2500, 2500, 2000)
+    steps: tuple[int, ...] = (1000, 2500, 2500, 2500, 2000)
     scenes: int | None = None
     weight_decay: float = 0.05
     image_size: int = 256
