@@ -31,8 +31,8 @@ class Rates:
     language: float
 
 
-FROM_NOTHING = (Rates(1e-3, 1e-3, 1e-3), Rates(5e-4, 5e-4, 5e-4))
-"""Of both stages, for random weights."""
+FROM_NOTHING = (Rates(1e-3, 2e-4, 1e-3), Rates(5e-4, 1e-4, 5e-4))
+"""Of both stages, for random weights behind an encoder that has learned to see (see `teach_attributes`)."""
 FINE_TUNING = (Rates(1e-4, 0.0, 1e-5), Rates(1e-5, 0.0, 1e-5))
 """For a trained checkpoint: the vision encoder stays, the rest moves as slowly as in the paper."""
 LOW_RANK = (Rates(1e-4, 0.0, 2e-4), Rates(1e-5, 0.0, 2e-4))
@@ -75,9 +75,9 @@ class LanguageSettings:
     attribute_steps: int = 2000
     attribute_scenes: int = 20
     attribute_rate: float = 1.5e-3
-    steps: tuple[int, int] = (9000, 4500)
+    steps: tuple[int, int] = (1500, 3000)
     scenes: int = 4
-    surroundings: float = 0.34
+    surroundings: float = 0.2
     rates: tuple[Rates, Rates] = FROM_NOTHING
     weight_decay: float = 0.05
     sizes: Sizes = field(default_factory=Sizes)
