@@ -55,8 +55,8 @@ def test_pictures_patches_and_outlines_belong_together(network):
         assert len(own) == rows * columns
         cells = batch.outlines[start : start + len(own)]
         start += len(own)
-        # The patches' mask is sampled at their middles, so corners of the object lie in others (3 % seen, where
-        # an object has few patches). An outline out of place by one patch would fill a third of them.
+        # The patches' mask is sampled at their middles, so corners of the object lie in others (3 % seen,
+        # where an object has few patches). An outline out of place by a patch would fill a third of them.
         assert cells[~own].mean() < 0.1
         assert 0.1 < cells[own].mean() <= 1.0
         grid = own.reshape(rows, columns).numpy()
