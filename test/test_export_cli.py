@@ -16,8 +16,7 @@ from pixelrefer_ros.cli import main
 from pixelrefer_ros.model import write_tiny_checkpoint
 from pixelrefer_ros.model_source import resolve_tracker
 from pixelrefer_ros.offline.export import default_opset, is_tracker
-from pixelrefer_ros.runtime import read_manifest
-from pixelrefer_ros.runtime.onnxruntime_session import newest_opset
+from pixelrefer_ros.runtime import newest_opset, read_manifest
 from pixelrefer_ros.tracking import StateRules, StreamTracker, write_tiny_sam2
 from pixelrefer_ros.types import Box, Region
 

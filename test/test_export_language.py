@@ -31,10 +31,10 @@ from pixelrefer_ros.runtime import (
     Manifest,
     OnnxRuntimeBackend,
     Profile,
+    newest_opset,
     read_manifest,
     verify_graph,
 )
-from pixelrefer_ros.runtime.onnxruntime_session import newest_opset
 
 torch.set_num_threads(1)
 pytestmark = [

@@ -21,8 +21,7 @@ from pixelrefer_ros.export.quantise import BLOCK, quantise
 from pixelrefer_ros.errors import ParameterError
 from pixelrefer_ros.model import PixelReferNetwork, load_network
 from pixelrefer_ros.model.compiled import open_network
-from pixelrefer_ros.runtime import GraphDecoder, Manifest, OnnxRuntimeBackend, read_manifest
-from pixelrefer_ros.runtime.onnxruntime_session import newest_opset
+from pixelrefer_ros.runtime import GraphDecoder, Manifest, OnnxRuntimeBackend, newest_opset, read_manifest
 
 torch.set_num_threads(1)
 pytestmark = [

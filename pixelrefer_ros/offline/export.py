@@ -15,9 +15,8 @@ from pixelrefer_ros.model.checkpoint import content_hash
 from pixelrefer_ros.model.config import read_json
 from pixelrefer_ros.model.hub import find_checkpoint
 from pixelrefer_ros.model_source import resolve_model
-from pixelrefer_ros.runtime import Manifest, is_exported, read_manifest
+from pixelrefer_ros.runtime import Manifest, is_exported, newest_opset, read_manifest
 from pixelrefer_ros.runtime.manifest import OPSETS, PRECISIONS
-from pixelrefer_ros.runtime.onnxruntime_session import newest_opset
 
 LANGUAGE_OPTIONS = ("activations", "context", "patch_budget", "fixed_context")
 TRACKER_OPTIONS = ("image_size", "max_objects")

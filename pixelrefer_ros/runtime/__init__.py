@@ -28,7 +28,7 @@ from pixelrefer_ros.runtime.manifest import (
     verify_graph,
     write_manifest,
 )
-from pixelrefer_ros.runtime.onnxruntime_session import OnnxRuntimeBackend, OnnxRuntimeSession
+from pixelrefer_ros.runtime.onnxruntime_session import OnnxRuntimeBackend, OnnxRuntimeSession, newest_opset
 from pixelrefer_ros.runtime.sampling import GREEDY, Sampling, TokenChooser
 from pixelrefer_ros.runtime.session import Backend, Session, check_feeds, torch_dtype
 from pixelrefer_ros.runtime.torch_decoder import TorchDecoder
@@ -62,6 +62,7 @@ __all__ = [
     "decode_together",
     "file_hash",
     "is_exported",
+    "newest_opset",
     "open_backend",
     "read_manifest",
     "torch_dtype",
