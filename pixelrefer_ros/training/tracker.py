@@ -35,6 +35,8 @@ __all__ = [
     "write_tracker",
 ]
 
+_STRIDE = 32  # of the image encoder's coarsest features: its input is a multiple
+
 
 def train_tracker(out: Path, settings: TrackerSettings) -> bool:
     """Trains a SAM 2, or goes on with the run that the folder holds.
@@ -61,7 +63,7 @@ def train_tracker(out: Path, settings: TrackerSettings) -> bool:
             continue
         if settings.scenes is not None:
             stage = replace(stage, scenes=settings.scenes)
-        model = resized(model, round(stage.scale * settings.image_size))
+        model = resized(model, _STRIDE * round(stage.scale * settings.image_size / _STRIDE))
         freeze_tables(model)
         loop = _stage_loop(model, stage, state, settings, steps)
         loop.resume()
@@ -101,7 +103,11 @@ def _begin(settings: TrackerSettings) -> Sam2VideoModel:
 def _stage_loop(
     model: Sam2VideoModel, stage: TrackerStage, state: Path, settings: TrackerSettings, steps: int
 ) -> Loop:
-    groups = parameter_groups({stage.rate: [model]}, weight_decay=settings.weight_decay)
+    new = settings.start_from is None
+    blocks = [model.vision_encoder.backbone.blocks, model.mask_decoder.transformer, model.memory_attention]
+    groups = parameter_groups(
+        {stage.rate: [model]}, weight_decay=settings.weight_decay, hidden=blocks if new else []
+    )
     pace = Pace(steps, settings.log_every, settings.save_every, settings.minutes, settings.validate_every)
     return Loop(stage.name, model, groups, state, pace)
 
