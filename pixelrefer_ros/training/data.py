@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -24,7 +24,15 @@ from pixelrefer_ros.model import (
     global_image,
 )
 from pixelrefer_ros.training.checkpoints import tokenizer_of
-from pixelrefer_ros.training.world import KINDS, SEED_RANGES, Example, SceneSettings, Split, scene_examples
+from pixelrefer_ros.training.world import (
+    KINDS,
+    LESSONS,
+    SEED_RANGES,
+    Example,
+    SceneSettings,
+    Split,
+    scene_examples,
+)
 from pixelrefer_ros.types import Mask, RgbImage
 
 Item = TypeVar("Item")
@@ -43,6 +51,8 @@ class Stage:
         scene: of the scenes.
         questions: per scene.
         moments: frames of a scene that pictures are taken from; see `scene_examples`.
+        lessons: kinds of `LESSONS` beside them.
+        stills: share of the batches whose scenes are one picture, for half of the cost.
     """
 
     name: str
@@ -50,17 +60,39 @@ class Stage:
     scene: SceneSettings
     questions: int
     moments: int
+    lessons: tuple[str, ...] = ()
+    stills: float = 0.0
 
 
 PERCEPTION = Stage(
     "perception",
-    ("category", "color", "shape", "surface", "size", "place", "describe_brief"),
+    (
+        "category",
+        "color",
+        "shape",
+        "surface",
+        "size",
+        "is_attribute",
+        "choice",
+        "place",
+        "is_place",
+        "describe_brief",
+    ),
     SceneSettings(frames=1, objects=(3, 8)),
-    questions=10,
+    questions=12,
     moments=1,
+    lessons=("checked", "chosen"),
 )
 """Stage 1: what one object in one picture is, and where."""
-INSTRUCTIONS = Stage("instructions", tuple(KINDS), SceneSettings(), questions=20, moments=2)
+INSTRUCTIONS = Stage(
+    "instructions",
+    tuple(KINDS),
+    SceneSettings(),
+    questions=20,
+    moments=2,
+    lessons=tuple(LESSONS),
+    stills=0.5,
+)
 """Stage 2: every kind of question."""
 
 
@@ -233,15 +265,16 @@ class WorldBatches(Dataset[Batch]):
         """The examples of a batch."""
         owned = SEED_RANGES[self._split]
         rng = np.random.default_rng([self._seed, 3, number])
+        still = rng.random() < self._stage.stills
         return [
             example
             for scene_seed in rng.integers(owned.start, owned.stop, size=self._scenes)
             for example in scene_examples(
                 int(scene_seed),
                 self._stage.questions,
-                settings=self._stage.scene,
-                kinds=self._stage.kinds,
-                moments=self._stage.moments,
+                settings=replace(self._stage.scene, frames=1) if still else self._stage.scene,
+                kinds=self._stage.kinds + self._stage.lessons,
+                moments=1 if still else self._stage.moments,
             )
         ]
 

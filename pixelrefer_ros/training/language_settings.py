@@ -31,7 +31,7 @@ class Rates:
     language: float
 
 
-FROM_NOTHING = (Rates(1e-3, 2e-4, 1e-3), Rates(5e-4, 1e-4, 5e-4))
+FROM_NOTHING = (Rates(1e-3, 2e-4, 1e-3), Rates(8e-4, 1e-4, 8e-4))
 """Of both stages, for random weights behind an encoder that has learned to see (see `teach_attributes`)."""
 FINE_TUNING = (Rates(1e-4, 0.0, 1e-5), Rates(1e-5, 0.0, 1e-5))
 """For a trained checkpoint: the vision encoder stays, the rest moves as slowly as in the paper."""
@@ -75,7 +75,7 @@ class LanguageSettings:
     attribute_steps: int = 2000
     attribute_scenes: int = 20
     attribute_rate: float = 1.5e-3
-    steps: tuple[int, int] = (1500, 3000)
+    steps: tuple[int, int] = (1200, 2600)
     scenes: int = 4
     surroundings: float = 0.2
     rates: tuple[Rates, Rates] = FROM_NOTHING

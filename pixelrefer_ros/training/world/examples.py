@@ -12,7 +12,7 @@ import numpy as np
 from pixelrefer_ros.training.world.casting import SceneSettings, cast_scene
 from pixelrefer_ros.training.world.course import choose_views
 from pixelrefer_ros.training.world.facts import Facts, Score, parse, score
-from pixelrefer_ros.training.world.questions import KINDS, Asking, Draft, Row, Views
+from pixelrefer_ros.training.world.questions import KINDS, OFFERED, Asking, Draft, Row, Views
 from pixelrefer_ros.training.world.questions.honest import BARELY_SEEN
 from pixelrefer_ros.training.world.rendering import Renderer
 from pixelrefer_ros.training.world.sight import Sight
@@ -34,7 +34,7 @@ class Example:
     Attributes:
         question: with one ``<region>`` per region, in order.
         answer: a right one.
-        kind: which of `KINDS`.
+        kind: which of `KINDS`, or of `LESSONS`.
         facts: what a right answer states; see `pixelrefer_ros.training.world.facts`.
         known: what else is true.
         frames: the pictures looked at, in time order; all the regions are seen in all of them.
@@ -60,7 +60,7 @@ class Example:
     @property
     def row(self) -> Row:
         """The row of the table of scores."""
-        return KINDS[self.kind].row
+        return OFFERED[self.kind].row
 
     def judge(self, answer: str) -> Score:
         """Scores any answer to this question."""
@@ -112,7 +112,7 @@ def scene_examples(
 def scene_texts(seed: int, count: int, *, settings: SceneSettings | None = None) -> Iterator[tuple[str, str]]:
     """Questions and right answers of one scene, with no picture drawn for them."""
     sight = Sight(Renderer(cast_scene(seed, settings)))
-    for _, draft in _drafts(np.random.default_rng([seed, 2]), sight, count, tuple(KINDS), 0):
+    for _, draft in _drafts(np.random.default_rng([seed, 2]), sight, count, tuple(OFFERED), 0):
         yield draft.question, draft.answer
 
 
@@ -126,7 +126,7 @@ def _drafts(
         shared = np.unique(np.linspace(first, last, spread).round().astype(int))
         pictures = sorted(int(i) for i in rng.choice(shared, min(moments, len(shared)), replace=False))
     filmed = _filmed(rng, sight) if stretch else 0
-    weights = np.array([KINDS[kind].weight for kind in kinds])
+    weights = np.array([OFFERED[kind].weight for kind in kinds])
     asked: set[str] = set()
     found = 0
     for _ in range(count * _TRIES):
@@ -134,10 +134,10 @@ def _drafts(
             return
         kind = kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
         number = int(rng.integers(len(sight.scene.objects)))
-        if stretch and KINDS[kind].views == "video":
+        if stretch and OFFERED[kind].views == "video":
             number = filmed
-        views = _views(rng, sight, number, KINDS[kind].views, stretch, pictures)
-        draft = None if views is None else KINDS[kind].make(Asking(rng, sight, number, views))
+        views = _views(rng, sight, number, OFFERED[kind].views, stretch, pictures)
+        draft = None if views is None else OFFERED[kind].make(Asking(rng, sight, number, views))
         if draft is None or repr((draft.question, draft.objects)) in asked:
             continue
         asked.add(repr((draft.question, draft.objects)))

@@ -83,4 +83,16 @@ KINDS: dict[str, Kind] = {
     "barely_seen": Kind("honest", "hidden", 1.5, honest.barely_seen),
 }
 
-__all__ = ["KINDS", "REGION", "ROWS", "Asking", "Draft", "Kind", "Row", "Views"]
+LESSONS: dict[str, Kind] = {
+    "checked": Kind("attributes", "picture", 6.0, about_one.checked),
+    "chosen": Kind("attributes", "picture", 3.0, about_one.chosen),
+    "around": Kind("relation", "picture", 6.0, about_surroundings.around),
+    "compared": Kind("comparison", "picture", 6.0, comparing.compared),
+    "watched": Kind("time", "video", 5.0, over_time.watched),
+}
+"""Shown in training only: a dozen decisions in one answer. To say yes or no a language model has to find a
+question's word in an object's tokens; from one such decision in each question, none was learned from 30,000
+questions, from lists of them it is after some thousand. Their answers state no facts, and are not judged."""
+OFFERED = KINDS | LESSONS
+
+__all__ = ["KINDS", "LESSONS", "OFFERED", "REGION", "ROWS", "Asking", "Draft", "Kind", "Row", "Views"]

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from pixelrefer_ros.training.world.questions.draft import Asking, Draft, article
+from dataclasses import replace
+
+from pixelrefer_ros.training.world.questions.draft import Asking, Draft, article, checklist
 from pixelrefer_ros.training.world.vocabulary import COLORS, PLACES, SHAPES, SIZES, SURFACES
 
 ATTRIBUTES = {"color": tuple(COLORS), "surface": SURFACES, "shape": SHAPES, "size": tuple(SIZES)}
@@ -159,6 +161,42 @@ def is_place(asking: Asking) -> Draft | None:
     asked = value if true else asking.choose([word for word in PLACE_NAMES if word != value])
     phrased = asking.phrase(_IS_PLACE, at=PLACE_PHRASES[asked], yes="Yes" if true else "No")
     return asking.draft(phrased, [("answer", "yes" if true else "no")])
+
+
+def checked(asking: Asking) -> Draft | None:
+    """A lesson: attributes and places, each with yes or no."""
+    true = {slot: value_of(asking, slot) for slot in ATTRIBUTES}
+    at = asking.sight.place(asking.number, asking.newest)
+    words = {**ATTRIBUTES, "place": tuple(PLACE_PHRASES.values())}
+    true["place"] = None if at is None else PLACE_PHRASES[at]
+    clear = [slot for slot, value in true.items() if value is not None]
+    items = []
+    for _ in range(int(asking.rng.integers(6, 12))):
+        slot = asking.choose(clear)
+        value = str(true[slot])
+        asked = value if asking.rng.random() < 0.5 else asking.choose(words[slot])
+        items.append((asked, "yes" if asked == value else "no"))
+    return checklist(asking, "Check <region>: {listed}?", items)
+
+
+def chosen(asking: Asking) -> Draft | None:
+    """A lesson: of each attribute one of some letters."""
+    items = []
+    for slot, words in ATTRIBUTES.items():
+        value = value_of(asking, slot)
+        if value is not None:
+            wrong = asking.rng.permutation([word for word in words if word != value])[:2]
+            options = [str(word) for word in asking.rng.permutation([value, *wrong])]
+            listed = " ".join(f"({letter}) {word}" for letter, word in zip("ABC", options, strict=True))
+            items.append((f"{slot} {listed}", f"({'ABC'[options.index(value)]}) {value}"))
+    names = [(name.split()[0], said) for name, said in items]
+    draft = checklist(asking, "Choose for <region>: {listed}.", names)
+    if draft is None:
+        return None
+    question = draft.question
+    for name, _ in items:
+        question = question.replace(name.split()[0], name, 1)
+    return replace(draft, question=question)
 
 
 def value_of(asking: Asking, slot: str) -> str | None:

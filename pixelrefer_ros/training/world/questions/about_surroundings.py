@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from pixelrefer_ros.training.world.questions.draft import Asking, Draft, article
+from pixelrefer_ros.training.world.questions.draft import Asking, Draft, article, checklist
 from pixelrefer_ros.training.world.surroundings import NOTHING, SIDES, behind, beside, in_front, name, next_to
 from pixelrefer_ros.training.world.vocabulary import BOARD
 
@@ -94,6 +94,19 @@ def back(asking: Asking) -> Draft | None:
     if found is None or (found == NOTHING and asking.rng.random() < 0.85):
         return None
     return _named(asking, _BEHIND, NOTHING if isinstance(found, str) else name(asking.sight, found))
+
+
+def around(asking: Asking) -> Draft | None:
+    """A lesson: what is on each of its sides, and nearest."""
+    sight, number, index = asking.sight, asking.number, asking.newest
+    found = {side: beside(sight, number, index, side) for side in SIDES} | {
+        "next": next_to(sight, number, index)
+    }
+    who = {where: name(sight, it) if isinstance(it, int) else it for where, it in found.items()}
+    if set(who.values()) <= {NOTHING, None}:
+        return None
+    items = [(where, it if it == NOTHING else article(it)) for where, it in who.items() if it is not None]
+    return checklist(asking, "Look around <region>: {listed}?", items)
 
 
 def _named(asking: Asking, wordings: tuple[tuple[str, str], ...], who: str, **words: str) -> Draft:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pixelrefer_ros.training.world.questions.draft import Asking, Draft
+from pixelrefer_ros.training.world.questions.draft import Asking, Draft, checklist
 
 LARGER = 1.3
 """Sizes are compared only if both the diameters and the pixels differ by this factor."""
@@ -127,6 +127,27 @@ def furthest(asking: Asking) -> Draft | None:
     listed = "<region> and <region>" if len(objects) == 2 else "<region>, <region> and <region>"
     which = int(order[-1])
     return _which(asking, (f"Which of {listed} is {words}?", f"The {_ORDINALS[which]}."), which, objects)
+
+
+def compared(asking: Asking) -> Draft | None:
+    """A lesson: everything that two have in common, and in which they differ, each with yes or no."""
+    objects = _regions(asking, 2)
+    if objects is None:
+        return None
+    truth = {
+        f"same {word}": _value(asking, objects[0], slot) == _value(asking, objects[1], slot)
+        for slot, word in (("color", "color"), ("shape", "shape"), ("surface", "pattern"))
+    }
+    for words, (axis, sign) in _POSITIONS.items():
+        one, other = _along(asking, objects, axis, sign)
+        if abs(one - other) >= FURTHER:
+            truth[f"first {words} second"] = one > other
+    for word, most in (("larger", True), ("smaller", False)):
+        which = _extreme(asking, objects, most=most)
+        if which is not None:
+            truth[f"first {word}"] = which == 0
+    items = [(what, "yes" if true else "no") for what, true in truth.items() if asking.rng.random() < 0.7]
+    return checklist(asking, "Compare <region> and <region>: {listed}?", items, objects=objects)
 
 
 def _which(asking: Asking, phrased: tuple[str, str], which: int, objects: tuple[int, ...]) -> Draft:

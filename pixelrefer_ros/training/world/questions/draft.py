@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -82,6 +83,27 @@ class Asking:
         stated = frozenset(Fact(*fact) for fact in facts)
         true = frozenset(Fact(*fact) for fact in known)
         return Draft(*phrased, stated, (self.number,) if objects is None else objects, self.views, true)
+
+
+def checklist(asking: Asking, question: str, items: Sequence[tuple[str, str]], **words: Any) -> Draft | None:
+    """A lesson: many things decided in one answer, each said after its name, in random order.
+
+    Args:
+        asking: what there is to work with.
+        question: with ``{listed}`` where the names go.
+        items: names, and what is to be said of them.
+        words: for `Asking.draft`.
+
+    Returns:
+        None if there are fewer than two things to decide.
+    """
+    unique = list(dict(items).items())
+    if len(unique) < 2:
+        return None
+    shuffled = [unique[i] for i in asking.rng.permutation(len(unique))]
+    listed = ", ".join(name for name, _ in shuffled)
+    answer = "Checked: " + ", ".join(f"{name} {said}" for name, said in shuffled) + "."
+    return asking.draft((question.format(listed=listed), answer), [], **words)
 
 
 Maker = Callable[[Asking], "Draft | None"]
