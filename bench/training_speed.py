@@ -74,11 +74,11 @@ def plain_loss(network: PixelReferNetwork, batch: Batch) -> Tensor:
 
     with mock.patch.object(language_loss, "encode_pictures", own_forward):
         embeddings = language_loss.prompt_embeddings(network, batch)
-    mask = (torch.arange(batch.ids.shape[1])[None] < batch.length[:, None]).long()
+    mask = (torch.arange(batch.rows.ids.shape[1])[None] < batch.rows.length[:, None]).long()
     hidden = network.language.model(
         inputs_embeds=embeddings, attention_mask=mask, use_cache=False
     ).last_hidden_state
-    targets = batch.labels[:, 1:]
+    targets = batch.rows.labels[:, 1:]
     asked = targets != IGNORED
     return F.cross_entropy(network.language.lm_head(hidden[:, :-1][asked]), targets[asked])
 
@@ -136,8 +136,8 @@ def _language_row(
         p for b in drawn for p in (*b.frames, *(c.image for c in b.crops), *(c.context for c in b.crops))
     ]
     patches = sum(p.shape[0] * p.shape[1] // PATCH**2 for p in pictures)
-    tokens = sum(int(batch.length.sum()) for batch in drawn)
-    questions = sum(len(batch.ids) for batch in drawn)
+    tokens = sum(int(batch.rows.length.sum()) for batch in drawn)
+    questions = sum(len(batch.rows.ids) for batch in drawn)
     return {
         "model": "language",
         "stage": stage.name,

@@ -23,7 +23,7 @@ from pixelrefer_ros.training.checkpoints import (
     trainable_network,
     write_network,
 )
-from pixelrefer_ros.training.data import IGNORED, Batch, Stage, WorldBatches, make_batch
+from pixelrefer_ros.training.data import Batch, Stage, WorldBatches, make_batch
 from pixelrefer_ros.training.language import (
     TRAINING,
     LanguageSettings,
@@ -37,6 +37,7 @@ from pixelrefer_ros.training.language_loss import answer_loss, prompt_embeddings
 from pixelrefer_ros.training.loop import Loop, Pace, parameter_groups, read_progress
 from pixelrefer_ros.training.region_pass import aggregate_all
 from pixelrefer_ros.training.scoring import ask
+from pixelrefer_ros.training.text_rows import IGNORED
 from pixelrefer_ros.training.validation import SCORE, KeptBest, WorldValidation
 from pixelrefer_ros.training.vision_pass import encode_pictures
 from pixelrefer_ros.training.world import (
@@ -89,18 +90,18 @@ def batches(folder):
 
 def test_a_batch_is_the_same_whoever_draws_it(batches):
     one, again, other = batches[3], batches[3], batches[4]
-    assert torch.equal(one.ids, again.ids)
+    assert torch.equal(one.rows.ids, again.rows.ids)
     assert all((a.image == b.image).all() for a, b in zip(one.crops, again.crops, strict=True))
-    assert one.ids.shape != other.ids.shape or not torch.equal(one.ids, other.ids)
+    assert one.rows.ids.shape != other.rows.ids.shape or not torch.equal(one.rows.ids, other.ids)
 
 
 def test_labels_are_the_answers_and_their_end(folder, batches):
     model = PixelReferLite.from_pretrained(folder)
     examples = batches.examples(0)
     batch = batches[0]
-    assert len(batch.ids) == len(examples)
+    assert len(batch.rows.ids) == len(examples)
     for row, example in enumerate(examples):
-        answer = batch.labels[row][batch.labels[row] != IGNORED].tolist()
+        answer = batch.rows.labels[row][batch.rows.labels[row] != IGNORED].tolist()
         assert model._tokenizer.decode(answer) == example.answer
         assert answer[-1] in model._tokenizer.stop_ids
 
@@ -123,7 +124,7 @@ def test_training_sees_what_inference_sees(folder):
     tokens = model.encode_objects(
         frame.rgb, [masks[0] for masks in example.masks], model.encode_global(frame.rgb)
     )
-    prompt = batch.ids[0][batch.labels[0] == IGNORED].tolist()
+    prompt = batch.rows.ids[0][batch.rows.labels[0] == IGNORED].tolist()
     served = model.network.prompt_embeddings(prompt, tokens)
     # The same float32 weights in passes of other sizes: sums differ in their last bits only.
     torch.testing.assert_close(trained[: len(prompt)], served, atol=2e-5, rtol=1e-4)
@@ -328,6 +329,8 @@ def test_two_stages_leave_a_checkpoint_that_answers(tmp_path):
         seed=1,
         attribute_steps=1,
         attribute_scenes=1,
+        reading_steps=1,
+        reading_scenes=1,
         steps=(2, 1),
         scenes=1,
         sizes=MICRO,

@@ -18,9 +18,10 @@ from pixelrefer_ros.model import PixelReferLite, write_tiny_checkpoint
 from pixelrefer_ros.training import train
 from pixelrefer_ros.training.checkpoints import tokenizer_of, trainable_network
 from pixelrefer_ros.training.coco_masks import encode_rle
-from pixelrefer_ros.training.data import IGNORED, make_batch
+from pixelrefer_ros.training.data import make_batch
 from pixelrefer_ros.training.record_data import SKIPPED, RecordBatches, held_back, read_turn
 from pixelrefer_ros.training.records import MAX_VIEWS, read_records
+from pixelrefer_ros.training.text_rows import IGNORED
 
 HEIGHT, WIDTH = 48, 64
 
@@ -128,7 +129,7 @@ def test_images_and_videos_in_every_spelling_are_read(media, tmp_path, checkpoin
     # Lossy compression moves colours a little; another frame differs by 40 in all of the background.
     assert abs(int(read[7].regions[0][1].rgb[2, 60].mean()) - 160) < 20
     batch = make_batch(read, tokenizer, config)
-    answer = batch.labels[0][batch.labels[0] != IGNORED].tolist()
+    answer = batch.rows.labels[0][batch.rows.labels[0] != IGNORED].tolist()
     assert tokenizer.decode(answer) == "A box."
 
 
@@ -204,7 +205,7 @@ def test_pictures_that_fail_are_told_replaced_and_bounded(media, tmp_path, check
     def batches(limit: int) -> RecordBatches:
         return RecordBatches(turns, checkpoint, config, seed=0, questions=4, log=tmp_path, limit=limit)
 
-    assert len(batches(1)[0].ids) == 4
+    assert len(batches(1)[0].rows.ids) == 4
     told = [json.loads(line) for line in (tmp_path / SKIPPED).read_text().splitlines()]
     assert [line["record"] for line in told] == [3]
     assert "broken.png" in told[0]["reason"]
@@ -235,7 +236,7 @@ def test_every_question_comes_once_per_pass(media, tmp_path, checkpoint):
     answers = [
         tokenizer.decode(row[row != IGNORED].tolist())
         for number in range(3)
-        for row in batches[number].labels
+        for row in batches[number].rows.labels
     ]
     assert sorted(answers[:6]) == sorted(answers[6:]) == sorted(turn.answer for turn in turns)
 

@@ -15,15 +15,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pixelrefer_ros.model import (
-    TURN_END,
     ChatTokenizer,
     ObjectCrop,
     PixelReferConfig,
-    chat_pieces,
     crop_object,
     global_image,
 )
 from pixelrefer_ros.training.checkpoints import tokenizer_of
+from pixelrefer_ros.training.text_rows import TextRows, text_row
 from pixelrefer_ros.training.world import (
     KINDS,
     LESSONS,
@@ -36,9 +35,6 @@ from pixelrefer_ros.training.world import (
 from pixelrefer_ros.types import Mask, RgbImage
 
 Item = TypeVar("Item")
-
-IGNORED = -100
-"""The label of every token that is no part of an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +100,7 @@ class Batch:
         frames: F whole frames, (336, 336, 3) uint8.
         crops: V objects.
         frame_of: (V,) the frame of each view.
-        ids: (B, L) int64 tokens of prompt and answer, padded on the right.
-        labels: (B, L) int64, the ids of answers, `IGNORED` elsewhere.
-        length: (B,) tokens before the padding.
+        rows: of prompts and answers.
         views: (P,) the view at each ``<REGION>`` run, in reading order; n tokens each.
         learns: (2 V + F,) which pictures pass gradients to the vision encoder: crops, contexts, frames;
             empty where all do.
@@ -115,9 +109,7 @@ class Batch:
     frames: list[RgbImage]
     crops: list[ObjectCrop]
     frame_of: list[int]
-    ids: torch.Tensor
-    labels: torch.Tensor
-    length: torch.Tensor
+    rows: TextRows
     views: list[int]
     learns: list[bool] = field(default_factory=list)
 
@@ -180,30 +172,27 @@ def make_batch(turns: Sequence[Turn | Example], tokenizer: ChatTokenizer, config
     """
     frames: dict[Hashable, int] = {}
     views: dict[Hashable, int] = {}
-    batch = Batch([], [], [], *(torch.empty(0, dtype=torch.long),) * 3, [])
+    crops: list[ObjectCrop] = []
+    pictures: list[RgbImage] = []
+    frame_of: list[int] = []
+    asked_of: list[int] = []
     rows: list[tuple[list[int], int]] = []
     for given in turns:
         turn = turn_of(given) if isinstance(given, Example) else given
         for view in (view for region in turn.regions for view in region):
             if view.picture not in frames:
                 frames[view.picture] = len(frames)
-                batch.frames.append(global_image(view.rgb))
+                pictures.append(global_image(view.rgb))
             if (view.picture, view.name) not in views:
                 views[view.picture, view.name] = len(views)
-                batch.frame_of.append(frames[view.picture])
+                frame_of.append(frames[view.picture])
                 crop = crop_object(
                     view.rgb, view.mask, mask_num=config.mask_num, patch_budget=config.patch_budget
                 )
-                batch.crops.append(crop)
-            batch.views.append(views[view.picture, view.name])
+                crops.append(crop)
+            asked_of.append(views[view.picture, view.name])
         rows.append(prompt_row(turn, tokenizer, config))
-    length = torch.tensor([len(ids) for ids, _ in rows])
-    ids = torch.zeros(len(rows), int(length.max()), dtype=torch.long)
-    labels = torch.full_like(ids, IGNORED)
-    for row, (tokens, start) in enumerate(rows):
-        ids[row, : len(tokens)] = torch.tensor(tokens)
-        labels[row, start : len(tokens)] = ids[row, start : len(tokens)]
-    return Batch(batch.frames, batch.crops, batch.frame_of, ids, labels, length, batch.views)
+    return Batch(pictures, crops, frame_of, TextRows.padded(rows), asked_of)
 
 
 def prompt_row(turn: Turn, tokenizer: ChatTokenizer, config: PixelReferConfig) -> tuple[list[int], int]:
@@ -213,8 +202,7 @@ def prompt_row(turn: Turn, tokenizer: ChatTokenizer, config: PixelReferConfig) -
         BadQuestion: see `chat_pieces`.
     """
     times = [[view.time_s for view in region] for region in turn.regions]
-    prompt = tokenizer.encode(chat_pieces(turn.question, times, config.mask_num))
-    return prompt + tokenizer.encode([(turn.answer, False), (TURN_END, True)]), len(prompt)
+    return text_row(turn.question, turn.answer, times, tokenizer, config)
 
 
 class WorldBatches(Dataset[Batch]):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from pixelrefer_ros.model import PixelReferNetwork
-from pixelrefer_ros.training import attributes
+from pixelrefer_ros.training import attributes, reading
 from pixelrefer_ros.training.checkpoints import (
     modules_of,
     new_checkpoint,
@@ -94,9 +94,7 @@ def train_language(out: Path, settings: LanguageSettings) -> bool:
     learner = Learner(network).to(settings.device).train()
     out.mkdir(parents=True, exist_ok=True)
     (out / RECIPE).write_text(json.dumps(_recipe(settings, network), indent=1) + "\n", encoding="utf-8")
-    new = settings.start_from is None and not settings.data
-    blind = new and settings.attribute_steps > 0 and (not progress or progress["stage"] == attributes.STAGE)
-    if blind and not attributes.teach_attributes(network, state, settings):
+    if settings.start_from is None and not settings.data and not _prepared(network, source, state, settings):
         return False
     kept: KeptBest | None = None
     for place, (stage, steps, rates) in enumerate(stages):
@@ -123,6 +121,21 @@ def train_language(out: Path, settings: LanguageSettings) -> bool:
     if kept is None or kept.best is None:  # otherwise the best weights are there already
         write_network(network, out, source, dtype=torch.float16)
     return True
+
+
+def _prepared(network: PixelReferNetwork, source: Path, state: Path, settings: LanguageSettings) -> bool:
+    """Lets a new model learn to see, then to read, where it has not yet; whether that is finished."""
+    progress = read_progress(state)
+    at = progress["stage"] if progress else attributes.STAGE
+    if at == attributes.STAGE:
+        if settings.attribute_steps and not attributes.teach_attributes(network, state, settings):
+            return False
+        at = reading.STAGE
+    return (
+        at != reading.STAGE
+        or not settings.reading_steps
+        or reading.teach_reading(network, source, state, settings)
+    )
 
 
 def losses(network: PixelReferNetwork, batch: Batch, *, bf16: bool) -> Mapping[str, Tensor | float]:

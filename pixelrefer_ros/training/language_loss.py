@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pixelrefer_ros.model import ObjectCrop, PixelReferNetwork, patch_positions
-from pixelrefer_ros.training.data import IGNORED, Batch
+from pixelrefer_ros.training.data import Batch
 from pixelrefer_ros.training.region_pass import aggregate_all
+from pixelrefer_ros.training.text_rows import IGNORED, TextRows
 from pixelrefer_ros.training.vision_pass import encode_pictures
 from pixelrefer_ros.types import RgbImage
 
@@ -39,12 +40,16 @@ class AnswerLoss:
 
 def answer_loss(network: PixelReferNetwork, batch: Batch) -> AnswerLoss:
     """Cross-entropy of the answers given prompts and regions (paper, Sec. 6.1: both stages train so)."""
-    embeddings = prompt_embeddings(network, batch)
-    targets = batch.labels.to(network.device)[:, 1:]
+    return embedded_loss(network, prompt_embeddings(network, batch), batch.rows)
+
+
+def embedded_loss(network: PixelReferNetwork, embeddings: Tensor, text: TextRows) -> AnswerLoss:
+    """The same of prompts and answers already embedded, (B, L, D)."""
+    targets = text.labels.to(network.device)[:, 1:]
     hidden: list[Tensor] = []
     wanted: list[Tensor] = []
     row: list[Tensor] = []
-    for rows, length in _groups(batch.length):
+    for rows, length in _groups(text.length):
         places = rows.to(network.device)
         # Rows are padded on their right, where a causal model's tokens never look: no mask is needed.
         found = network.language.model(
@@ -69,10 +74,15 @@ def answer_loss(network: PixelReferNetwork, batch: Batch) -> AnswerLoss:
 
 
 def prompt_embeddings(network: PixelReferNetwork, batch: Batch) -> Tensor:
-    """(B, L, D): the i-th ``<REGION>`` token of the batch becomes the i-th object token."""
-    ids = batch.ids.to(network.device)
+    """(B, L, D): prompts and answers, with object tokens."""
+    return place_tokens(network, batch.rows.ids, view_tokens(network, batch)[batch.views])
+
+
+def place_tokens(network: PixelReferNetwork, ids: Tensor, tokens: Tensor) -> Tensor:
+    """(B, L, D): the i-th ``<REGION>`` token of the ids becomes the i-th of the object tokens (P, n, D)."""
+    ids = ids.to(network.device)
     embeddings = network.language.model.embed_tokens(ids)
-    tokens = view_tokens(network, batch)[batch.views].flatten(0, 1).to(embeddings.dtype)
+    tokens = tokens.flatten(0, 1).to(embeddings.dtype)
     places = torch.eq(ids, network.config.region_token_id or 0).flatten().nonzero().flatten()
     if len(places) != len(tokens):
         raise ValueError(f"the batch has {len(places)} places for object tokens; {len(tokens)} were made")

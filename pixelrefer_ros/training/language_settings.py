@@ -49,6 +49,10 @@ class LanguageSettings:
             the world's objects (see `teach_attributes`); 0 leaves it out.
         attribute_scenes: per step of that stage.
         attribute_rate: its learning rate at its highest.
+        reading_steps: of the stage after it, in which the language model of a new model learns the world's
+            language (see `teach_reading`); 0 leaves it out.
+        reading_scenes: per step of that stage.
+        reading_rate: its learning rate at its highest.
         steps: of each stage; 0 leaves the stage out.
         scenes: per step.
         surroundings: share of them that teaches the vision encoder; see `WorldBatches`.
@@ -75,6 +79,9 @@ class LanguageSettings:
     attribute_steps: int = 2000
     attribute_scenes: int = 20
     attribute_rate: float = 1.5e-3
+    reading_steps: int = 3000
+    reading_scenes: int = 4
+    reading_rate: float = 1e-3
     steps: tuple[int, int] = (1200, 2600)
     scenes: int = 4
     surroundings: float = 0.2

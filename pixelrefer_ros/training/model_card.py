@@ -30,6 +30,7 @@ _FLAGS = {
     "steps": "--steps",
     "scenes": "--scenes",
     "attribute_steps": "--attribute-steps",
+    "reading_steps": "--reading-steps",
     "image_size": "--image-size",
     "sizes.mask_num": "--mask-num",
 }

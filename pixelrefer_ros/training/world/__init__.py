@@ -5,13 +5,14 @@ NumPy and OpenCV only. A scene is its seed; everything follows from it, in every
 """
 
 from pixelrefer_ros.training.world.casting import FRAME_SIZES, Occlusion, SceneSettings, cast_scene
-from pixelrefer_ros.training.world.examples import Example, scene_examples, scene_texts
+from pixelrefer_ros.training.world.examples import Example, scene_drafts, scene_examples, scene_texts
 from pixelrefer_ros.training.world.facts import Fact, Facts, Score, parse, score
 from pixelrefer_ros.training.world.questions import KINDS, LESSONS, REGION, ROWS, Row
 from pixelrefer_ros.training.world.rendering import EPOCH_NS, Layers, Renderer
 from pixelrefer_ros.training.world.scene import BoardSpec, Look, ObjectSpec, Scene
 from pixelrefer_ros.training.world.sight import Sight
 from pixelrefer_ros.training.world.splits import SEED_RANGES, SEEN, UNSEEN, Split, scene_seeds, split_of
+from pixelrefer_ros.training.world.surroundings import NOTHING, neighbors
 from pixelrefer_ros.training.world.vocabulary import (
     COLORS,
     COMBINATIONS,
@@ -30,6 +31,7 @@ __all__ = [
     "KINDS",
     "LESSONS",
     "MOTIONS",
+    "NOTHING",
     "REGION",
     "ROWS",
     "SEED_RANGES",
@@ -55,7 +57,9 @@ __all__ = [
     "Sight",
     "Split",
     "cast_scene",
+    "neighbors",
     "parse",
+    "scene_drafts",
     "scene_examples",
     "scene_seeds",
     "scene_texts",

@@ -111,9 +111,17 @@ def scene_examples(
 
 def scene_texts(seed: int, count: int, *, settings: SceneSettings | None = None) -> Iterator[tuple[str, str]]:
     """Questions and right answers of one scene, with no picture drawn for them."""
-    sight = Sight(Renderer(cast_scene(seed, settings)))
-    for _, draft in _drafts(np.random.default_rng([seed, 2]), sight, count, tuple(OFFERED), 0):
+    for _, draft in scene_drafts(seed, count, settings=settings, kinds=tuple(OFFERED)):
         yield draft.question, draft.answer
+
+
+def scene_drafts(
+    seed: int, count: int, *, settings: SceneSettings | None = None, kinds: Sequence[str] = tuple(KINDS)
+) -> Iterator[tuple[Sight, Draft]]:
+    """Questions and right answers of one scene with what they are true of; no picture is drawn for them."""
+    sight = Sight(Renderer(cast_scene(seed, settings)))
+    for _, draft in _drafts(np.random.default_rng([seed, 2]), sight, count, kinds, 0):
+        yield sight, draft
 
 
 def _drafts(

@@ -108,6 +108,17 @@ def behind(sight: Sight, number: int, index: int) -> int | str | None:
     return _nameable(sight, covered[0], index) if covered else NOTHING
 
 
+def neighbors(sight: Sight, number: int, index: int) -> dict[str, str | None]:
+    """Who is on each side ("left", "right", "above", "below"), "next", in "front" and "behind", by name.
+
+    `NOTHING` where nobody is, None where it is unclear.
+    """
+    found: dict[str, int | str | None] = {side: beside(sight, number, index, side) for side in SIDES}
+    found |= {"next": next_to(sight, number, index), "front": in_front(sight, number, index)}
+    found["behind"] = behind(sight, number, index)
+    return {where: name(sight, who) if isinstance(who, int) else who for where, who in found.items()}
+
+
 def _nameable(sight: Sight, number: int, index: int) -> int | None:
     return number if sight.shares[index, number] >= 0.5 and sight.pixels[index, number] >= 80 else None
 

@@ -4,7 +4,16 @@
 from __future__ import annotations
 
 from pixelrefer_ros.training.world.questions.draft import Asking, Draft, article, checklist
-from pixelrefer_ros.training.world.surroundings import NOTHING, SIDES, behind, beside, in_front, name, next_to
+from pixelrefer_ros.training.world.surroundings import (
+    NOTHING,
+    SIDES,
+    behind,
+    beside,
+    in_front,
+    name,
+    neighbors,
+    next_to,
+)
 from pixelrefer_ros.training.world.vocabulary import BOARD
 
 _NEXT_TO = (
@@ -98,14 +107,15 @@ def back(asking: Asking) -> Draft | None:
 
 def around(asking: Asking) -> Draft | None:
     """A lesson: what is on each of its sides, and nearest."""
-    sight, number, index = asking.sight, asking.number, asking.newest
-    found = {side: beside(sight, number, index, side) for side in SIDES} | {
-        "next": next_to(sight, number, index)
+    sides = (*SIDES, "next")
+    found = {
+        where: who
+        for where, who in neighbors(asking.sight, asking.number, asking.newest).items()
+        if where in sides and who is not None
     }
-    who = {where: name(sight, it) if isinstance(it, int) else it for where, it in found.items()}
-    if set(who.values()) <= {NOTHING, None}:
+    if set(found.values()) <= {NOTHING}:
         return None
-    items = [(where, it if it == NOTHING else article(it)) for where, it in who.items() if it is not None]
+    items = [(where, who if who == NOTHING else article(who)) for where, who in found.items()]
     return checklist(asking, "Look around <region>: {listed}?", items)
 
 

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stage in which a new language model learns to read: signs say what is true, and it learns from them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_training_language import MICRO
+
+from pixelrefer_ros.training.attributes import teach_attributes
+from pixelrefer_ros.training.checkpoints import new_checkpoint, new_network, tokenizer_of
+from pixelrefer_ros.training.language import LanguageSettings, train_language
+from pixelrefer_ros.training.loop import read_progress
+from pixelrefer_ros.training.reading import SCENE, STAGE, ReadingBatches, Signs, reading_losses, teach_reading
+from pixelrefer_ros.training.text_rows import IGNORED
+from pixelrefer_ros.training.world import COLORS, SHAPES, SURFACES, cast_scene, scene_drafts, scene_seeds
+from pixelrefer_ros.training.world.splits import SEEN
+
+SETTINGS = LanguageSettings(
+    attribute_steps=1,
+    attribute_scenes=1,
+    reading_steps=2,
+    reading_scenes=1,
+    steps=(0, 0),
+    sizes=MICRO,
+    workers=0,
+    validate_every=0,
+)
+
+
+COLOR_WORDS = list(COLORS)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reading")
+    new_checkpoint(folder, MICRO, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def network(folder):
+    return new_network(folder, seed=0)
+
+
+def test_a_batch_is_the_same_whoever_measures_it_and_shows_seen_combinations(folder, network):
+    one, other = (ReadingBatches(folder, network.config, seed=3, scenes=2)[5] for _ in range(2))
+    assert torch.equal(one.named, other.named)
+    assert torch.equal(one.rows.ids, other.rows.ids)
+    shown = {
+        (COLOR_WORDS[color], SURFACES[surface], SHAPES[shape])
+        for shape, color, surface in one.named[:, :3].tolist()
+    }
+    assert shown <= {(c.color, c.surface, c.shape) for c in SEEN}
+
+
+def test_every_place_for_an_object_has_a_view_of_it(folder, network):
+    batch = ReadingBatches(folder, network.config, seed=0, scenes=2)[0]
+    places = int((batch.rows.ids == network.config.region_token_id).sum())
+    assert places == len(batch.views) * network.config.mask_num
+    assert set(batch.views) == set(range(len(batch.named))) == set(range(len(batch.measured)))
+    assert batch.measured.isfinite().all()
+    assert ((batch.measured[:, :2] >= 0) & (batch.measured[:, :2] < 1)).all()
+
+
+def test_signs_and_answers_are_of_the_same_objects(folder, network):
+    """A question for the category is answered by the words that its one view stands for."""
+    batch = ReadingBatches(folder, network.config, seed=0, scenes=6)[1]
+    tokenizer = tokenizer_of(folder)
+    views = iter(batch.views)
+    checked = 0
+    for ids, labels in zip(batch.rows.ids, batch.rows.labels, strict=True):
+        runs = int((ids == network.config.region_token_id).sum()) // network.config.mask_num
+        own = [next(views) for _ in range(runs)]
+        answer = b"".join(tokenizer.token_bytes(i) for i in labels[labels != IGNORED].tolist()).decode()
+        shape, color, surface = batch.named[own[0], :3].tolist()
+        if runs == 1 and answer.startswith("It shows "):
+            assert f"{COLOR_WORDS[color]} {SURFACES[surface]} {SHAPES[shape]}" in answer
+            checked += 1
+    assert checked
+
+
+def test_drafts_need_no_pictures_and_are_true_of_their_scene():
+    seed = scene_seeds("val", 0, 1)[0]
+    drafts = list(scene_drafts(seed, 8, settings=SCENE, kinds=("category",)))
+    assert drafts
+    objects = cast_scene(seed, SCENE).objects
+    for sight, draft in drafts:
+        assert sight.scene.seed == seed
+        assert str(objects[draft.objects[0]].combination) in draft.answer
+
+
+def test_the_language_model_learns_a_fixed_batch(folder):
+    network = new_network(folder, seed=0)
+    torch.manual_seed(0)
+    signs = Signs(network.config.language.hidden_size, network.config.mask_num)
+    batch = ReadingBatches(folder, network.config, seed=0, scenes=1)[0]
+    optimizer = torch.optim.AdamW([*network.language.parameters(), *signs.parameters()], lr=3e-3)
+    losses = []
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = reading_losses(network, signs, batch)["loss"]
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_stopped_run_goes_on_with_an_encoder_that_still_sees(tmp_path):
+    new_checkpoint(tmp_path, MICRO, seed=0)
+    state = tmp_path / "training"
+    seen = new_network(tmp_path, seed=0)
+    assert teach_attributes(seen, state, SETTINGS)
+    assert not teach_reading(seen, tmp_path, state, replace(SETTINGS, minutes=1e-9))
+    assert read_progress(state) == {"stage": STAGE, "step": 1, "steps": 2}
+    again = new_network(tmp_path, seed=0)
+    assert teach_reading(again, tmp_path, state, SETTINGS)
+    for name, value in seen.vision.state_dict().items():
+        assert torch.equal(value, again.vision.state_dict()[name]), name
+
+
+def test_a_new_model_sees_then_reads_and_signs_are_not_shipped(tmp_path):
+    assert train_language(tmp_path, SETTINGS)
+    assert read_progress(tmp_path / "training")["stage"] == STAGE
+    assert not any("signs" in name for name in load_file(tmp_path / "model.safetensors"))
