@@ -36,18 +36,14 @@ from pixelrefer_ros.training.checkpoints import (  # noqa: E402
     new_network,
     parameter_count,
 )
-from pixelrefer_ros.training.data import (  # noqa: E402
-    IGNORED,
-    INSTRUCTIONS,
-    PERCEPTION,
-    Batch,
-    Stage,
-    WorldBatches,
-)
+from pixelrefer_ros.training.data import Batch  # noqa: E402
 from pixelrefer_ros.training.language import LanguageSettings, Learner  # noqa: E402
+from pixelrefer_ros.training.stages import INSTRUCTIONS, PERCEPTION, Stage  # noqa: E402
+from pixelrefer_ros.training.text_rows import IGNORED  # noqa: E402
 from pixelrefer_ros.training.tracker import STAGES, TrackerSettings, new_tracker  # noqa: E402
 from pixelrefer_ros.training.tracker_clips import ClipBatches  # noqa: E402
 from pixelrefer_ros.training.tracker_loss import Follower  # noqa: E402
+from pixelrefer_ros.training.world_data import WorldBatches  # noqa: E402
 
 LARGER = Sizes(
     vision_width=192,

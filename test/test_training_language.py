@@ -23,7 +23,7 @@ from pixelrefer_ros.training.checkpoints import (
     trainable_network,
     write_network,
 )
-from pixelrefer_ros.training.data import Batch, Stage, WorldBatches, make_batch
+from pixelrefer_ros.training.data import Batch, make_batch
 from pixelrefer_ros.training.language import (
     TRAINING,
     LanguageSettings,
@@ -37,6 +37,7 @@ from pixelrefer_ros.training.language_loss import answer_loss, prompt_embeddings
 from pixelrefer_ros.training.loop import Loop, Pace, parameter_groups, read_progress
 from pixelrefer_ros.training.region_pass import aggregate_all
 from pixelrefer_ros.training.scoring import ask
+from pixelrefer_ros.training.stages import Stage
 from pixelrefer_ros.training.text_rows import IGNORED
 from pixelrefer_ros.training.validation import SCORE, KeptBest, WorldValidation
 from pixelrefer_ros.training.vision_pass import encode_pictures
@@ -51,6 +52,7 @@ from pixelrefer_ros.training.world import (
     scene_examples,
     scene_seeds,
 )
+from pixelrefer_ros.training.world_data import WorldBatches
 
 MICRO = Sizes(
     vision_width=32,

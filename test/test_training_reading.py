@@ -12,12 +12,25 @@ from test_training_language import MICRO
 
 from pixelrefer_ros.training.attributes import teach_attributes
 from pixelrefer_ros.training.checkpoints import new_checkpoint, new_network, tokenizer_of
-from pixelrefer_ros.training.language import LanguageSettings, train_language
+from pixelrefer_ros.training.language import LanguageSettings, losses, train_language
+from pixelrefer_ros.training.language_loss import AnswerLoss
 from pixelrefer_ros.training.loop import read_progress
-from pixelrefer_ros.training.reading import SCENE, STAGE, ReadingBatches, Signs, reading_losses, teach_reading
+from pixelrefer_ros.training.reading import (
+    EARLY,
+    SCENE,
+    SIGNS,
+    STAGE,
+    ReadingBatches,
+    reading_loss,
+    share_right,
+    teach_reading,
+)
+from pixelrefer_ros.training.signs import Signs
+from pixelrefer_ros.training.stages import PERCEPTION
 from pixelrefer_ros.training.text_rows import IGNORED
 from pixelrefer_ros.training.world import COLORS, SHAPES, SURFACES, cast_scene, scene_drafts, scene_seeds
 from pixelrefer_ros.training.world.splits import SEEN
+from pixelrefer_ros.training.world_data import WorldBatches
 
 SETTINGS = LanguageSettings(
     attribute_steps=1,
@@ -48,11 +61,11 @@ def network(folder):
 
 def test_a_batch_is_the_same_whoever_measures_it_and_shows_seen_combinations(folder, network):
     one, other = (ReadingBatches(folder, network.config, seed=3, scenes=2)[5] for _ in range(2))
-    assert torch.equal(one.named, other.named)
+    assert torch.equal(one.facts.named, other.facts.named)
     assert torch.equal(one.rows.ids, other.rows.ids)
     shown = {
         (COLOR_WORDS[color], SURFACES[surface], SHAPES[shape])
-        for shape, color, surface in one.named[:, :3].tolist()
+        for shape, color, surface in one.facts.named[:, :3].tolist()
     }
     assert shown <= {(c.color, c.surface, c.shape) for c in SEEN}
 
@@ -61,9 +74,9 @@ def test_every_place_for_an_object_has_a_view_of_it(folder, network):
     batch = ReadingBatches(folder, network.config, seed=0, scenes=2)[0]
     places = int((batch.rows.ids == network.config.region_token_id).sum())
     assert places == len(batch.views) * network.config.mask_num
-    assert set(batch.views) == set(range(len(batch.named))) == set(range(len(batch.measured)))
-    assert batch.measured.isfinite().all()
-    assert ((batch.measured[:, :2] >= 0) & (batch.measured[:, :2] < 1)).all()
+    assert set(batch.views) == set(range(len(batch.facts.named))) == set(range(len(batch.facts.measured)))
+    assert batch.facts.measured.isfinite().all()
+    assert ((batch.facts.measured[:, :2] >= 0) & (batch.facts.measured[:, :2] < 1)).all()
 
 
 def test_signs_and_answers_are_of_the_same_objects(folder, network):
@@ -76,11 +89,59 @@ def test_signs_and_answers_are_of_the_same_objects(folder, network):
         runs = int((ids == network.config.region_token_id).sum()) // network.config.mask_num
         own = [next(views) for _ in range(runs)]
         answer = b"".join(tokenizer.token_bytes(i) for i in labels[labels != IGNORED].tolist()).decode()
-        shape, color, surface = batch.named[own[0], :3].tolist()
+        shape, color, surface = batch.facts.named[own[0], :3].tolist()
         if runs == 1 and answer.startswith("It shows "):
             assert f"{COLOR_WORDS[color]} {SURFACES[surface]} {SHAPES[shape]}" in answer
             checked += 1
     assert checked
+
+
+def test_the_first_batches_ask_of_few_kinds(folder, network):
+    batches = ReadingBatches(folder, network.config, seed=0, scenes=2, early=1)
+    assert set(batches[0].kinds) <= set(EARLY)
+    assert not set(batches[1].kinds) <= set(EARLY)
+
+
+def test_rights_are_shares_of_answers_and_of_what_is_said_in_lessons():
+    result = AnswerLoss(torch.zeros(()), torch.tensor([0, 1, 1]), torch.tensor([3, 2, 4]))
+    shares = share_right(result, ["color", "color", "checked"])
+    assert shares == {"color": 0.5, "checked": 0.75}
+    assert (result.right, result.answers, result.tokens) == (1, 3, 9)
+
+
+def test_tokens_that_say_what_signs_say_are_not_unlike_them(folder, network):
+    torch.manual_seed(0)
+    signs = Signs(16, network.config.mask_num)
+    facts = ReadingBatches(folder, network.config, seed=0, scenes=1)[0].facts
+    meant = signs.meaning(facts).detach()[:, None].expand(-1, network.config.mask_num, -1)
+    assert float(signs.unlikeness(meant, facts)) == 0
+    assert float(signs.unlikeness(meant.mean(dim=0, keepdim=True).expand_as(meant), facts)) == pytest.approx(
+        1 - 1 / len(meant), rel=1e-4
+    ), "one token for everything is as far off as the signs are spread (n - 1 in the variance)"
+
+
+def test_perception_teaches_object_tokens_what_the_language_model_reads(tmp_path):
+    new_checkpoint(tmp_path, MICRO, seed=0)
+    network = new_network(tmp_path, seed=0)
+    batch = WorldBatches(tmp_path, network.config, PERCEPTION, seed=0, scenes=1)[0]
+    assert len(batch.facts.named) == len(batch.crops)
+    for (x, y), crop in zip(batch.facts.measured[:, :2].tolist(), batch.crops, strict=True):
+        top, left, bottom, right = crop.box
+        height, width = crop.frame_size
+        assert left - 2 <= x * width <= right + 2
+        assert top - 2 <= y * height <= bottom + 2
+    torch.manual_seed(0)
+    signs = Signs(network.config.language.hidden_size, network.config.mask_num).requires_grad_(False)
+    optimizer = torch.optim.AdamW(network.object_encoder.parameters(), lr=3e-3)
+    unlike = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        found = losses(network, batch, bf16=False, signs=signs)
+        found["loss"].backward()
+        optimizer.step()
+        unlike.append(float(found["unlike"]))
+    assert unlike[-1] < 0.7 * unlike[0]
+    assert "unlike" not in losses(network, batch, bf16=False)
 
 
 def test_drafts_need_no_pictures_and_are_true_of_their_scene():
@@ -88,8 +149,8 @@ def test_drafts_need_no_pictures_and_are_true_of_their_scene():
     drafts = list(scene_drafts(seed, 8, settings=SCENE, kinds=("category",)))
     assert drafts
     objects = cast_scene(seed, SCENE).objects
-    for sight, draft in drafts:
-        assert sight.scene.seed == seed
+    for sight, kind, draft in drafts:
+        assert (sight.scene.seed, kind) == (seed, "category")
         assert str(objects[draft.objects[0]].combination) in draft.answer
 
 
@@ -102,7 +163,7 @@ def test_the_language_model_learns_a_fixed_batch(folder):
     losses = []
     for _ in range(40):
         optimizer.zero_grad()
-        loss = reading_losses(network, signs, batch)["loss"]
+        loss = reading_loss(network, signs, batch).loss
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
@@ -126,3 +187,4 @@ def test_a_new_model_sees_then_reads_and_signs_are_not_shipped(tmp_path):
     assert train_language(tmp_path, SETTINGS)
     assert read_progress(tmp_path / "training")["stage"] == STAGE
     assert not any("signs" in name for name in load_file(tmp_path / "model.safetensors"))
+    assert (tmp_path / "training" / SIGNS).exists(), "for the stage that aligns object tokens with them"

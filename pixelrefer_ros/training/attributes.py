@@ -27,6 +27,7 @@ from pixelrefer_ros.model import PATCH, ObjectCrop, PixelReferConfig, PixelRefer
 from pixelrefer_ros.training.data import loader
 from pixelrefer_ros.training.language_settings import LanguageSettings
 from pixelrefer_ros.training.loop import Loop, Pace, parameter_groups
+from pixelrefer_ros.training.precision import mixed_precision
 from pixelrefer_ros.training.vision_pass import encode_pictures
 from pixelrefer_ros.training.world import (
     COLORS,
@@ -155,7 +156,7 @@ def attribute_losses(
         every attribute is; and the share of each attribute.
     """
     device = heads.outline.weight.device
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+    with mixed_precision(device, bf16=bf16):
         features = encode_pictures(vision, batch.images)
     means = [
         of_object[own.to(device)].mean(dim=0) for of_object, own in zip(features, batch.own, strict=True)

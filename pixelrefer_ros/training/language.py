@@ -25,8 +25,8 @@ from pixelrefer_ros.training.checkpoints import (
     trainable_network,
     write_network,
 )
-from pixelrefer_ros.training.data import INSTRUCTIONS, PERCEPTION, Batch, Stage, WorldBatches, loader
-from pixelrefer_ros.training.language_loss import answer_loss
+from pixelrefer_ros.training.data import Batch, loader
+from pixelrefer_ros.training.language_loss import told_loss, view_tokens
 from pixelrefer_ros.training.language_settings import (
     FINE_TUNING,
     FROM_NOTHING,
@@ -38,9 +38,13 @@ from pixelrefer_ros.training.language_settings import (
 )
 from pixelrefer_ros.training.loop import Loop, Pace, parameter_groups, read_progress
 from pixelrefer_ros.training.lora import add_low_rank, merge_low_rank
+from pixelrefer_ros.training.precision import mixed_precision
 from pixelrefer_ros.training.record_data import RecordBatches, held_back
 from pixelrefer_ros.training.records import RecordTurn, read_records
+from pixelrefer_ros.training.signs import Signs
+from pixelrefer_ros.training.stages import INSTRUCTIONS, PERCEPTION, Stage
 from pixelrefer_ros.training.validation import BatchValidation, KeptBest, Validation, WorldValidation
+from pixelrefer_ros.training.world_data import WorldBatches
 
 _log = logging.getLogger(__name__)
 
@@ -96,6 +100,7 @@ def train_language(out: Path, settings: LanguageSettings) -> bool:
     (out / RECIPE).write_text(json.dumps(_recipe(settings, network), indent=1) + "\n", encoding="utf-8")
     if settings.start_from is None and not settings.data and not _prepared(network, source, state, settings):
         return False
+    signs = _signs(network, state)
     kept: KeptBest | None = None
     for place, (stage, steps, rates) in enumerate(stages):
         if place < done or not steps:
@@ -107,7 +112,7 @@ def train_language(out: Path, settings: LanguageSettings) -> bool:
         with contextlib.suppress(KeyboardInterrupt):  # the state is saved below: the run can go on
             loop.run(
                 loader(data.batches, range(loop.step, steps), workers=settings.workers),
-                lambda batch: losses(network, batch, bf16=settings.bf16),
+                lambda batch: losses(network, batch, bf16=settings.bf16, signs=signs),
                 kept,
             )
         loop.save()
@@ -138,11 +143,30 @@ def _prepared(network: PixelReferNetwork, source: Path, state: Path, settings: L
     )
 
 
-def losses(network: PixelReferNetwork, batch: Batch, *, bf16: bool) -> Mapping[str, Tensor | float]:
-    """The loss of a batch, and the share of its answers that are right, for the log."""
-    with torch.autocast(network.device.type, torch.bfloat16, enabled=bf16):
-        result = answer_loss(network, batch)
-    return {"loss": result.loss, "right": result.right / result.answers}
+def _signs(network: PixelReferNetwork, state: Path) -> Signs | None:
+    """What the language model learned to read; None where it did not."""
+    path = state / reading.SIGNS
+    if not path.exists():
+        return None
+    signs = Signs(network.config.language.hidden_size, network.config.mask_num)
+    return signs.load(path).to(network.device).requires_grad_(False)
+
+
+def losses(
+    network: PixelReferNetwork, batch: Batch, *, bf16: bool, signs: Signs | None = None
+) -> Mapping[str, Tensor | float]:
+    """The loss of a batch, and the share of its answers that are right, for the log.
+
+    With signs, and a batch that says what is true of its objects, the tokens' unlikeness to them is added.
+    """
+    with mixed_precision(network.device, bf16=bf16):
+        tokens = view_tokens(network, batch)
+        result = told_loss(network, batch, tokens)
+    found: dict[str, Tensor | float] = {"loss": result.loss, "right": result.right / result.answers}
+    if signs is not None and batch.facts is not None:
+        unlike = signs.unlikeness(tokens.float(), batch.facts)
+        found |= {"loss": result.loss + unlike, "unlike": unlike.detach()}
+    return found
 
 
 def rates_of(network: nn.Module, rates: Rates) -> dict[float, list[nn.Module]]:

@@ -26,21 +26,41 @@ class AnswerLoss:
     """The loss of a batch and how it came about.
 
     Attributes:
-        loss: cross-entropy per answer token, a scalar with gradients.
-        right: answers of which every token is the likeliest: greedy decoding would write them so.
-        answers: of the batch.
-        tokens: of all answers.
+        loss: cross-entropy of the answer tokens, a scalar with gradients. A token of an answer of n weighs
+            1 / sqrt(n): otherwise long descriptions would drown the one token that says yes or no.
+        mistakes: (B,) int64: tokens of each answer that are not the likeliest. Where there is none, greedy
+            decoding would write the answer.
+        lengths: (B,) int64: tokens of each answer.
     """
 
     loss: Tensor
-    right: int
-    answers: int
-    tokens: int
+    mistakes: Tensor
+    lengths: Tensor
+
+    @property
+    def right(self) -> int:
+        """Answers without a mistake."""
+        return int((self.mistakes == 0).sum())
+
+    @property
+    def answers(self) -> int:
+        """Of the batch."""
+        return len(self.mistakes)
+
+    @property
+    def tokens(self) -> int:
+        """Of all answers."""
+        return int(self.lengths.sum())
 
 
 def answer_loss(network: PixelReferNetwork, batch: Batch) -> AnswerLoss:
     """Cross-entropy of the answers given prompts and regions (paper, Sec. 6.1: both stages train so)."""
-    return embedded_loss(network, prompt_embeddings(network, batch), batch.rows)
+    return told_loss(network, batch, view_tokens(network, batch))
+
+
+def told_loss(network: PixelReferNetwork, batch: Batch, tokens: Tensor) -> AnswerLoss:
+    """The same given the batch's object tokens (V, n, D)."""
+    return embedded_loss(network, place_tokens(network, batch.rows.ids, tokens[batch.views]), batch.rows)
 
 
 def embedded_loss(network: PixelReferNetwork, embeddings: Tensor, text: TextRows) -> AnswerLoss:
@@ -65,11 +85,12 @@ def embedded_loss(network: PixelReferNetwork, embeddings: Tensor, text: TextRows
     wrong = (logits.argmax(-1) != answers).long()
     mistakes = torch.zeros(len(targets), dtype=torch.long, device=network.device)
     mistakes.index_add_(0, right_ones, wrong)
+    lengths = (targets != IGNORED).sum(dim=1)
+    weights = lengths.float().rsqrt()[right_ones]
     return AnswerLoss(
-        loss=F.cross_entropy(logits, answers),
-        right=int((mistakes == 0).sum()),
-        answers=len(targets),
-        tokens=len(answers),
+        loss=(F.cross_entropy(logits, answers, reduction="none") * weights).sum() / weights.sum(),
+        mistakes=mistakes,
+        lengths=lengths,
     )
 
 

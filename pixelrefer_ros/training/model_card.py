@@ -33,6 +33,7 @@ _FLAGS = {
     "reading_steps": "--reading-steps",
     "image_size": "--image-size",
     "sizes.mask_num": "--mask-num",
+    "bf16": "--bf16",
 }
 _MEASURED = {"parameters", "parts"}
 _SCORED = {"language": "answers", "tracker": "tracker"}
@@ -139,8 +140,11 @@ def command(kind: str, folder: Path, recipe: Mapping[str, Any]) -> str:
     words = ["pixelrefer", "train", kind, "--out", f"models/{folder.name}", "--seed", str(recipe["seed"])]
     for name, value in _changed(kind, recipe).items():
         if name in _FLAGS and name != "seed":
-            values = value if isinstance(value, list) else [value]
-            words += [_FLAGS[name], *map(str, values)]
+            if value is not True:
+                values = value if isinstance(value, list) else [value]
+                words += [_FLAGS[name], *map(str, values)]
+            else:
+                words.append(_FLAGS[name])
     return shlex.join(words)
 
 

@@ -10,9 +10,8 @@ embeddings are left out of the checkpoint.
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -24,35 +23,46 @@ from torch.utils.data import Dataset
 from pixelrefer_ros.model import ChatTokenizer, PixelReferConfig, PixelReferNetwork
 from pixelrefer_ros.training.checkpoints import tokenizer_of
 from pixelrefer_ros.training.data import loader
-from pixelrefer_ros.training.language_loss import embedded_loss, place_tokens
+from pixelrefer_ros.training.language_loss import AnswerLoss, embedded_loss, place_tokens
 from pixelrefer_ros.training.language_settings import LanguageSettings
 from pixelrefer_ros.training.loop import Loop, Pace, parameter_groups
+from pixelrefer_ros.training.precision import mixed_precision
+from pixelrefer_ros.training.signs import Facts, Signs
 from pixelrefer_ros.training.text_rows import TextRows, text_row
 from pixelrefer_ros.training.world import (
-    COLORS,
     KINDS,
     LESSONS,
-    NOTHING,
+    OFFERED,
     SEED_RANGES,
-    SHAPES,
-    SURFACES,
     SceneSettings,
     Sight,
     Split,
-    neighbors,
     scene_drafts,
 )
 
 STAGE = "reading"
 SCENE = SceneSettings(size=(320, 240))  # measured from masks: small ones are quick
+EARLY_SCENE = replace(SCENE, frames=1)
+EARLY = (
+    "category",
+    "color",
+    "shape",
+    "surface",
+    "size",
+    "is_attribute",
+    "choice",
+    "place",
+    "is_place",
+    "describe_brief",
+    "checked",
+    "chosen",
+)
+LATE = (*KINDS, *LESSONS)
+EARLY_SHARE = 0.16
+SIGNS = "signs.safetensors"
+"""File beside the state, for the stage in which object tokens learn to say the same."""
 QUESTIONS = 20
 """Of a scene."""
-
-_WHO = (*COLORS, *SHAPES)
-_SIDES = ("left", "right", "above", "below", "next", "front", "behind")
-_COLUMNS = (len(SHAPES), len(COLORS), len(SURFACES), *(len(_WHO) + 3 for _ in _SIDES for _ in range(2)))
-_MEASURES = 6
-_STD, _NOISE = 0.1, 0.1
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -62,48 +72,36 @@ class ReadingBatch:
     Attributes:
         rows: of prompts and answers.
         views: (P,) the view at each ``<REGION>`` run, in reading order.
-        named: (V, columns) int64: shape, colour, surface; then who is on each side, two words each.
-        measured: (V, 6) float32: x and y of the middle and the diameter, as shares of the frame; the visible
-            share; cosine and sine of the angle.
+        facts: of the V views.
+        kinds: (B,) of the questions.
     """
 
     rows: TextRows
     views: list[int]
-    named: Tensor
-    measured: Tensor
-
-
-class Signs(nn.Module):
-    """Facts of an object as object tokens."""
-
-    def __init__(self, width: int, count: int) -> None:
-        """For a language model ``width`` wide; ``count`` tokens of each object in a frame."""
-        super().__init__()
-        self._count = count
-        self.named = nn.ModuleList(nn.Embedding(size, width) for size in _COLUMNS)
-        self.measured = nn.Linear(_MEASURES, width)
-        for table in self.named:
-            nn.init.normal_(table.weight, std=_STD)  # type: ignore[arg-type] # an embedding's
-
-    def forward(self, batch: ReadingBatch) -> Tensor:
-        """(V, n, D); every token says the same, with noise of its own."""
-        device = self.measured.weight.device
-        said: Tensor = self.measured(batch.measured.to(device))
-        for table, column in zip(self.named, batch.named.to(device).unbind(dim=1), strict=True):
-            said = said + table(column)
-        tokens = said[:, None].expand(-1, self._count, -1)
-        return tokens + _NOISE * torch.randn_like(tokens)
+    facts: Facts
+    kinds: list[str]
 
 
 class ReadingBatches(Dataset[ReadingBatch]):
-    """Batches by number: the same in any process, on any run."""
+    """Batches by number: the same in any process, on any run.
+
+    The first ``early`` ask of `EARLY` kinds only: to match a question's word to an object's signs comes
+    before anything that is built on it, and among few kinds it comes in minutes.
+    """
 
     def __init__(
-        self, folder: Path, config: PixelReferConfig, *, seed: int, scenes: int, split: Split = "train"
+        self,
+        folder: Path,
+        config: PixelReferConfig,
+        *,
+        seed: int,
+        scenes: int,
+        split: Split = "train",
+        early: int = 0,
     ) -> None:
         """See `WorldBatches`."""
         self._folder, self._config = folder, config
-        self._seed, self._scenes, self._split = seed, scenes, split
+        self._seed, self._scenes, self._split, self._early = seed, scenes, split, early
 
     @cached_property
     def _tokenizer(self) -> ChatTokenizer:
@@ -114,65 +112,56 @@ class ReadingBatches(Dataset[ReadingBatch]):
         owned = SEED_RANGES[self._split]
         rng = np.random.default_rng([self._seed, 11, number])
         known: dict[tuple[int, int, int], int] = {}
-        named: list[list[int]] = []
-        measured: list[list[float]] = []
-        rows, views = [], []
-        kinds = (*KINDS, *LESSONS)
+        seen: list[tuple[Sight, int, int]] = []
+        rows, views, asked = [], [], []
+        kinds, scene = (EARLY, EARLY_SCENE) if number < self._early else (LATE, SCENE)
         for scene_seed in rng.integers(owned.start, owned.stop, size=self._scenes):
-            for sight, draft in scene_drafts(int(scene_seed), QUESTIONS, settings=SCENE, kinds=kinds):
+            for sight, kind, draft in scene_drafts(int(scene_seed), QUESTIONS, settings=scene, kinds=kinds):
+                asked.append(kind)
                 for region in draft.objects:
                     for index in draft.views:
                         key = (int(scene_seed), region, index)
                         if key not in known:
                             known[key] = len(known)
-                            named.append(_named(sight, region, index))
-                            measured.append(_measured(sight, region, index))
+                            seen.append((sight, region, index))
                         views.append(known[key])
                 start, rate = draft.views[0], sight.scene.rate_hz
                 single = len(draft.views) == 1
                 times = [None] if single else [(index - start) / rate for index in draft.views]
                 of_regions = [times for _ in draft.objects]
-                rows.append(text_row(draft.question, draft.answer, of_regions, self._tokenizer, self._config))
-        return ReadingBatch(TextRows.padded(rows), views, torch.tensor(named), torch.tensor(measured))
+                rows.append(
+                    text_row(
+                        draft.question,
+                        draft.answer,
+                        of_regions,
+                        self._tokenizer,
+                        self._config,
+                        draft.lesson,
+                    )
+                )
+        facts = Facts.of(seen)
+        if number < self._early:
+            facts = facts.alone()
+        return ReadingBatch(TextRows.padded(rows), views, facts, asked)
 
 
-def _named(sight: Sight, number: int, index: int) -> list[int]:
-    it = sight.scene.objects[number].combination
-    own = [SHAPES.index(it.shape), list(COLORS).index(it.color), SURFACES.index(it.surface)]
-    around = neighbors(sight, number, index)
-    for side in _SIDES:
-        words = (around[side] or "unclear").split()
-        own += [_word(words[0]), _word(words[-1])]
-    return own
+def reading_loss(network: PixelReferNetwork, signs: Signs, batch: ReadingBatch) -> AnswerLoss:
+    """Of the answers, given signs in the places of object tokens."""
+    tokens = signs(batch.facts)[batch.views]
+    return embedded_loss(network, place_tokens(network, batch.rows.ids, tokens), batch.rows)
 
 
-def _word(word: str) -> int:
-    """0 to 2: unclear, nothing, a board; then colours and shapes."""
-    return 3 + _WHO.index(word) if word in _WHO else {"unclear": 0, NOTHING: 1}.get(word, 2)
-
-
-def _measured(sight: Sight, number: int, index: int) -> list[float]:
-    scene = sight.scene
-    x, y = sight.center(number, index)
-    angle = scene.pose(number, index).angle
-    return [
-        x / scene.width,
-        y / scene.height,
-        scene.diameter(number, index),
-        float(sight.shares[index, number]),
-        math.cos(angle),
-        math.sin(angle),
-    ]
-
-
-def reading_losses(
-    network: PixelReferNetwork, signs: Signs, batch: ReadingBatch, *, bf16: bool = False
-) -> Mapping[str, Tensor | float]:
-    """The loss of the answers, and the share of answers that are right in every word."""
-    with torch.autocast(network.device.type, torch.bfloat16, enabled=bf16):
-        embeddings = place_tokens(network, batch.rows.ids, signs(batch)[batch.views])
-        result = embedded_loss(network, embeddings, batch.rows)
-    return {"loss": result.loss, "right": result.right / result.answers}
+def share_right(result: AnswerLoss, kinds: Sequence[str]) -> dict[str, float]:
+    """The share of answers that are right in every word, by kind; of lessons, the share of what is said."""
+    right = torch.where(
+        torch.tensor([kind in LESSONS for kind in kinds]),
+        1 - result.mistakes.cpu() / result.lengths.cpu(),
+        (result.mistakes.cpu() == 0).float(),
+    )
+    of_kind: dict[str, list[float]] = {}
+    for kind, value in zip(kinds, right.tolist(), strict=True):
+        of_kind.setdefault(kind, []).append(value)
+    return {kind: sum(of_kind[kind]) / len(of_kind[kind]) for kind in OFFERED if kind in of_kind}
 
 
 def teach_reading(network: PixelReferNetwork, folder: Path, out: Path, settings: LanguageSettings) -> bool:
@@ -206,18 +195,35 @@ def teach_reading(network: PixelReferNetwork, folder: Path, out: Path, settings:
     )
     loop = Loop(STAGE, learner, groups, out, pace)
     loop.resume()
-    batches = ReadingBatches(folder, network.config, seed=settings.seed, scenes=settings.reading_scenes)
+    batches = ReadingBatches(
+        folder,
+        network.config,
+        seed=settings.seed,
+        scenes=settings.reading_scenes,
+        early=round(EARLY_SHARE * settings.reading_steps),
+    )
     watched = ReadingBatches(folder, network.config, seed=settings.seed, scenes=16, split="val")
+
+    def learn(batch: ReadingBatch) -> dict[str, Tensor | float]:
+        with mixed_precision(network.device, bf16=settings.bf16):
+            result = reading_loss(network, signs, batch)
+        return {"loss": result.loss, "right": result.right / result.answers}
 
     @torch.inference_mode()
     def validate(_: int) -> dict[str, float]:
-        return {name: float(value) for name, value in reading_losses(network, signs, watched[0]).items()}
+        batch = watched[0]
+        result = reading_loss(network, signs, batch)
+        return {"loss": float(result.loss), "right": result.right / result.answers} | share_right(
+            result, batch.kinds
+        )
 
     with contextlib.suppress(KeyboardInterrupt):  # the state is saved below: the run can go on
         loop.run(
             loader(batches, range(loop.step, pace.steps), workers=settings.workers),
-            lambda batch: reading_losses(network, signs, batch, bf16=settings.bf16),
+            learn,
             validate if settings.validate_every else None,
         )
     loop.save()
+    if loop.finished:
+        signs.save(out / SIGNS)
     return loop.finished

@@ -127,7 +127,7 @@ def read_turn(turn: RecordTurn, tokenizer: ChatTokenizer, config: PixelReferConf
             views.append(View((turn.number, number), rgb, (turn.number, name), mask, time_s))
         regions.append(tuple(views))
     read = Turn(turn.question, turn.answer, tuple(regions))
-    length = len(prompt_row(read, tokenizer, config)[0])
+    length = len(prompt_row(read, tokenizer, config).ids)
     context = int(config.language.max_position_embeddings)
     if length > context:
         raise BadQuestion(f"the prompt and its answer have {length} tokens; the model's context is {context}")

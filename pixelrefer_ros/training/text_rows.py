@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -12,6 +13,13 @@ from pixelrefer_ros.model import TURN_END, ChatTokenizer, PixelReferConfig, chat
 
 IGNORED = -100
 """The label of every token that is no part of an answer."""
+
+
+class TextRow(NamedTuple):
+    """Token ids of a prompt and its answer, and their labels."""
+
+    ids: list[int]
+    labels: list[int]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -29,14 +37,14 @@ class TextRows:
     length: torch.Tensor
 
     @classmethod
-    def padded(cls, rows: Sequence[tuple[list[int], int]]) -> TextRows:
-        """Rows of `text_row`."""
-        length = torch.tensor([len(ids) for ids, _ in rows])
+    def padded(cls, rows: Sequence[TextRow]) -> TextRows:
+        """Rows of `text_row`, at least one."""
+        length = torch.tensor([len(row.ids) for row in rows])
         ids = torch.zeros(len(rows), int(length.max()), dtype=torch.long)
         labels = torch.full_like(ids, IGNORED)
-        for row, (tokens, start) in enumerate(rows):
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-            labels[row, start : len(tokens)] = ids[row, start : len(tokens)]
+        for number, row in enumerate(rows):
+            ids[number, : len(row.ids)] = torch.tensor(row.ids)
+            labels[number, : len(row.ids)] = torch.tensor(row.labels)
         return cls(ids, labels, length)
 
 
@@ -46,7 +54,29 @@ def text_row(
     times: Sequence[Sequence[float | None]],
     tokenizer: ChatTokenizer,
     config: PixelReferConfig,
-) -> tuple[list[int], int]:
-    """The same of a question about objects at these times, see `chat_pieces`."""
+    lesson: Sequence[tuple[str, str]] = (),
+) -> TextRow:
+    """A question about objects at these times and its answer, as the model is to continue.
+
+    Args:
+        question: with one ``<region>`` per object.
+        answer: to learn, with the end of the turn; not looked at if there is a lesson.
+        times: of every object's views, see `chat_pieces`.
+        tokenizer: of the model.
+        config: of the model.
+        lesson: what is heard and what is to be said to it, in turns; only the latter is learned.
+
+    Raises:
+        BadQuestion: it cannot be asked, see `chat_pieces`.
+    """
     prompt = tokenizer.encode(chat_pieces(question, times, config.mask_num))
-    return prompt + tokenizer.encode([(answer, False), (TURN_END, True)]), len(prompt)
+    row = TextRow(prompt, [IGNORED] * len(prompt))
+    for heard, said in lesson:
+        words, reply = tokenizer.encode([(heard, False)]), tokenizer.encode([(said, False)])
+        row.ids.extend(words + reply)
+        row.labels.extend([IGNORED] * len(words) + reply)
+    if not lesson:
+        reply = tokenizer.encode([(answer, False), (TURN_END, True)])
+        row.ids.extend(reply)
+        row.labels.extend(reply)
+    return row

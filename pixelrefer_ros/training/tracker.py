@@ -10,7 +10,6 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from transformers import Sam2VideoModel
 
@@ -18,6 +17,7 @@ from pixelrefer_ros.tracking import load_sam2
 from pixelrefer_ros.training.data import loader
 from pixelrefer_ros.training.language_settings import RECIPE, TRAINING
 from pixelrefer_ros.training.loop import Loop, Pace, parameter_groups, read_progress
+from pixelrefer_ros.training.precision import mixed_precision
 from pixelrefer_ros.training.tracker_clips import ClipBatches, Clips
 from pixelrefer_ros.training.tracker_loss import Follower
 from pixelrefer_ros.training.tracker_model import freeze_tables, new_tracker, resized, write_tracker
@@ -88,7 +88,7 @@ def train_tracker(out: Path, settings: TrackerSettings) -> bool:
 
 def clip_losses(follower: Follower, clips: Clips, *, bf16: bool) -> Mapping[str, Tensor | float]:
     """The losses of a batch, for the loop."""
-    with torch.autocast(follower.device.type, torch.bfloat16, enabled=bf16):
+    with mixed_precision(follower.device, bf16=bf16):
         return follower.losses(clips)
 
 

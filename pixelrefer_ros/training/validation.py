@@ -12,10 +12,11 @@ import torch
 
 from pixelrefer_ros.errors import CheckpointError
 from pixelrefer_ros.model import ChatTokenizer, PixelReferLite, PixelReferNetwork, TimedTokens
-from pixelrefer_ros.training.data import Batch, Stage, make_batch
+from pixelrefer_ros.training.data import Batch, make_batch
 from pixelrefer_ros.training.language_loss import answer_loss, view_tokens
 from pixelrefer_ros.training.scoring import AnswerScores
 from pixelrefer_ros.training.scoring.answers import MAX_TOKENS
+from pixelrefer_ros.training.stages import Stage
 from pixelrefer_ros.training.world import scene_examples, scene_seeds
 
 BEST = "best.json"

@@ -7,7 +7,7 @@ NumPy and OpenCV only. A scene is its seed; everything follows from it, in every
 from pixelrefer_ros.training.world.casting import FRAME_SIZES, Occlusion, SceneSettings, cast_scene
 from pixelrefer_ros.training.world.examples import Example, scene_drafts, scene_examples, scene_texts
 from pixelrefer_ros.training.world.facts import Fact, Facts, Score, parse, score
-from pixelrefer_ros.training.world.questions import KINDS, LESSONS, REGION, ROWS, Row
+from pixelrefer_ros.training.world.questions import KINDS, LESSONS, OFFERED, REGION, ROWS, Row
 from pixelrefer_ros.training.world.rendering import EPOCH_NS, Layers, Renderer
 from pixelrefer_ros.training.world.scene import BoardSpec, Look, ObjectSpec, Scene
 from pixelrefer_ros.training.world.sight import Sight
@@ -32,6 +32,7 @@ __all__ = [
     "LESSONS",
     "MOTIONS",
     "NOTHING",
+    "OFFERED",
     "REGION",
     "ROWS",
     "SEED_RANGES",

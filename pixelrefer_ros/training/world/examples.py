@@ -43,6 +43,7 @@ class Example:
         scene_seed: the scene it is of.
         frame_indices: of `frames` in the scene.
         objects: the scene's numbers of the regions.
+        lesson: see `Draft`.
     """
 
     question: str
@@ -56,6 +57,7 @@ class Example:
     scene_seed: int
     frame_indices: tuple[int, ...]
     objects: tuple[int, ...]
+    lesson: tuple[tuple[str, str], ...] = ()
 
     @property
     def row(self) -> Row:
@@ -111,17 +113,17 @@ def scene_examples(
 
 def scene_texts(seed: int, count: int, *, settings: SceneSettings | None = None) -> Iterator[tuple[str, str]]:
     """Questions and right answers of one scene, with no picture drawn for them."""
-    for _, draft in scene_drafts(seed, count, settings=settings, kinds=tuple(OFFERED)):
+    for _, _, draft in scene_drafts(seed, count, settings=settings):
         yield draft.question, draft.answer
 
 
 def scene_drafts(
     seed: int, count: int, *, settings: SceneSettings | None = None, kinds: Sequence[str] = tuple(KINDS)
-) -> Iterator[tuple[Sight, Draft]]:
-    """Questions and right answers of one scene with what they are true of; no picture is drawn for them."""
+) -> Iterator[tuple[Sight, str, Draft]]:
+    """What can be seen, kinds of question and questions of one scene; no picture is drawn for them."""
     sight = Sight(Renderer(cast_scene(seed, settings)))
-    for _, draft in _drafts(np.random.default_rng([seed, 2]), sight, count, kinds, 0):
-        yield sight, draft
+    for kind, draft in _drafts(np.random.default_rng([seed, 2]), sight, count, kinds, 0):
+        yield sight, kind, draft
 
 
 def _drafts(
@@ -211,4 +213,5 @@ def _drawn(sight: Sight, kind: str, draft: Draft, pictures: dict[int, Frame]) ->
         scene_seed=scene.seed,
         frame_indices=draft.views,
         objects=draft.objects,
+        lesson=draft.lesson,
     )

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from pixelrefer_ros.training.world.questions.draft import Asking, Draft, article, checklist
+from pixelrefer_ros.training.world.questions.draft import Asking, Draft, article
 from pixelrefer_ros.training.world.vocabulary import COLORS, PLACES, SHAPES, SIZES, SURFACES
 
 ATTRIBUTES = {"color": tuple(COLORS), "surface": SURFACES, "shape": SHAPES, "size": tuple(SIZES)}
 PLACE_NAMES = tuple(name for row in PLACES for name in row)
+CHECKED, CHOSEN = 14, 6
+"""Decisions of a lesson at most; the same one is not asked for twice."""
 
 PLACE_PHRASES = {
     name: (
@@ -136,10 +136,7 @@ def choice(asking: Asking) -> Draft | None:
     value = value_of(asking, slot)
     if value is None:
         return None
-    wrong = asking.rng.permutation([word for word in ATTRIBUTES[slot] if word != value])[:2]
-    options = [str(word) for word in asking.rng.permutation([value, *wrong])]
-    listed = " ".join(f"({letter}) {word}" for letter, word in zip("ABC", options, strict=True))
-    letter = "ABC"[options.index(value)]
+    listed, letter = _lettered(asking, slot, value)
     phrased = (f"{_CHOICE_QUESTIONS[slot]} {listed}", f"({letter}) {value}")
     return asking.draft(phrased, [("choice", letter)], known=[(slot, value)])
 
@@ -165,38 +162,37 @@ def is_place(asking: Asking) -> Draft | None:
 
 def checked(asking: Asking) -> Draft | None:
     """A lesson: attributes and places, each with yes or no."""
-    true = {slot: value_of(asking, slot) for slot in ATTRIBUTES}
     at = asking.sight.place(asking.number, asking.newest)
-    words = {**ATTRIBUTES, "place": tuple(PLACE_PHRASES.values())}
-    true["place"] = None if at is None else PLACE_PHRASES[at]
+    true = {slot: value_of(asking, slot) for slot in ATTRIBUTES} | {"place": at}
+    words = ATTRIBUTES | {"place": PLACE_NAMES}
     clear = [slot for slot, value in true.items() if value is not None]
     items = []
-    for _ in range(int(asking.rng.integers(6, 12))):
+    for _ in range(CHECKED):
         slot = asking.choose(clear)
-        value = str(true[slot])
-        asked = value if asking.rng.random() < 0.5 else asking.choose(words[slot])
-        items.append((asked, "yes" if asked == value else "no"))
-    return checklist(asking, "Check <region>: {listed}?", items)
+        asked = str(true[slot]) if asking.rng.random() < 0.5 else asking.choose(words[slot])
+        said = article(asked) if slot == "shape" else PLACE_PHRASES[asked] if slot == "place" else asked
+        items.append((said, "Yes" if asked == true[slot] else "No"))
+    return asking.lesson("Check <region>.", items)
 
 
 def chosen(asking: Asking) -> Draft | None:
-    """A lesson: of each attribute one of some letters."""
+    """A lesson: one of three words, by its letter."""
+    values = {slot: value_of(asking, slot) for slot in ATTRIBUTES}
+    clear = [slot for slot, value in values.items() if value is not None]
     items = []
-    for slot, words in ATTRIBUTES.items():
-        value = value_of(asking, slot)
-        if value is not None:
-            wrong = asking.rng.permutation([word for word in words if word != value])[:2]
-            options = [str(word) for word in asking.rng.permutation([value, *wrong])]
-            listed = " ".join(f"({letter}) {word}" for letter, word in zip("ABC", options, strict=True))
-            items.append((f"{slot} {listed}", f"({'ABC'[options.index(value)]}) {value}"))
-    names = [(name.split()[0], said) for name, said in items]
-    draft = checklist(asking, "Choose for <region>: {listed}.", names)
-    if draft is None:
-        return None
-    question = draft.question
-    for name, _ in items:
-        question = question.replace(name.split()[0], name, 1)
-    return replace(draft, question=question)
+    for _ in range(CHOSEN):
+        slot = asking.choose(clear)
+        listed, letter = _lettered(asking, slot, str(values[slot]))
+        items.append((f"{slot} {listed}", f"({letter}) {values[slot]}"))
+    return asking.lesson("Choose for <region>.", items)
+
+
+def _lettered(asking: Asking, slot: str, value: str) -> tuple[str, str]:
+    """A value among two wrong ones, and its letter."""
+    wrong = asking.rng.permutation([word for word in ATTRIBUTES[slot] if word != value])[:2]
+    options = [str(word) for word in asking.rng.permutation([value, *wrong])]
+    listed = " ".join(f"({letter}) {word}" for letter, word in zip("ABC", options, strict=True))
+    return listed, "ABC"[options.index(value)]
 
 
 def value_of(asking: Asking, slot: str) -> str | None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from pixelrefer_ros.training.world.questions.draft import Asking, Draft, article, checklist
+from pixelrefer_ros.training.world.questions.draft import Asking, Draft, article
 from pixelrefer_ros.training.world.surroundings import (
     NOTHING,
     SIDES,
@@ -14,7 +14,7 @@ from pixelrefer_ros.training.world.surroundings import (
     neighbors,
     next_to,
 )
-from pixelrefer_ros.training.world.vocabulary import BOARD
+from pixelrefer_ros.training.world.vocabulary import BOARD, COLORS, SHAPES
 
 _NEXT_TO = (
     ("What is next to <region>?", "{A}."),
@@ -23,6 +23,7 @@ _NEXT_TO = (
 )
 _NEXT_TO_NOTHING = tuple((question, "Nothing.") for question, _ in _NEXT_TO)
 _SIDE_WORDS = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}
+_ALL_SIDES = {**_SIDE_WORDS, "next": "next to", "front": "in front of", "behind": "behind"}
 _BESIDE = (
     ("What is {side} <region>?", "{A}."),
     ("Which object is {side} <region>?", "It is {a}."),
@@ -106,17 +107,24 @@ def back(asking: Asking) -> Draft | None:
 
 
 def around(asking: Asking) -> Draft | None:
-    """A lesson: what is on each of its sides, and nearest."""
-    sides = (*SIDES, "next")
+    """A lesson: what is on each of its sides, nearest, before and behind it; and whether something is."""
     found = {
         where: who
         for where, who in neighbors(asking.sight, asking.number, asking.newest).items()
-        if where in sides and who is not None
+        if who is not None
     }
-    if set(found.values()) <= {NOTHING}:
+    present = [who for who in found.values() if who != NOTHING]
+    if not present:
         return None
-    items = [(where, who if who == NOTHING else article(who)) for where, who in found.items()]
-    return checklist(asking, "Look around <region>: {listed}?", items)
+    items = []
+    for where, who in found.items():
+        side = _ALL_SIDES[where]
+        named = article(who)
+        items.append((side, "Nothing." if who == NOTHING else f"{named[0].upper()}{named[1:]}."))
+        for asked in (who, asking.choose(present), f"{asking.choose(tuple(COLORS))} {asking.choose(SHAPES)}"):
+            if asked != NOTHING and asking.rng.random() < 0.5:
+                items.append((f"{article(asked)} {side}", "Yes" if asked == who else "No"))
+    return asking.lesson("Look around <region>.", items)
 
 
 def _named(asking: Asking, wordings: tuple[tuple[str, str], ...], who: str, **words: str) -> Draft:

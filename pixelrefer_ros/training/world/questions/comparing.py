@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from pixelrefer_ros.training.world.questions.draft import Asking, Draft, checklist
+from pixelrefer_ros.training.world.questions.draft import Asking, Draft
 
 LARGER = 1.3
 """Sizes are compared only if both the diameters and the pixels differ by this factor."""
@@ -130,24 +132,36 @@ def furthest(asking: Asking) -> Draft | None:
 
 
 def compared(asking: Asking) -> Draft | None:
-    """A lesson: everything that two have in common, and in which they differ, each with yes or no."""
-    objects = _regions(asking, 2)
+    """A lesson: what two or three have in common, and in which they differ."""
+    objects = _regions(asking, 2 + int(asking.rng.integers(2)))
     if objects is None:
         return None
-    truth = {
-        f"same {word}": _value(asking, objects[0], slot) == _value(asking, objects[1], slot)
-        for slot, word in (("color", "color"), ("shape", "shape"), ("surface", "pattern"))
-    }
+    items = []
+    for pair, names in _PAIRS.items():
+        if max(pair) < len(objects):
+            for slot, word in (("color", "color"), ("shape", "shape"), ("surface", "pattern")):
+                values = {_value(asking, objects[place], slot) for place in pair}
+                items.append((f"{names} same {word}", "Yes" if len(values) == 1 else "No"))
+    items += [(words, f"The {_ORDINALS[which]}.") for words, which in _outermost(asking, objects)]
     for words, (axis, sign) in _POSITIONS.items():
-        one, other = _along(asking, objects, axis, sign)
+        one, other = _along(asking, objects[:2], axis, sign)
         if abs(one - other) >= FURTHER:
-            truth[f"first {words} second"] = one > other
+            items.append((f"{words} the second", "Yes" if one > other else "No"))
+    listed = "<region> and <region>" if len(objects) == 2 else "<region>, <region> and <region>"
+    return asking.lesson(f"Compare {listed}.", items, objects=objects)
+
+
+def _outermost(asking: Asking, objects: tuple[int, ...]) -> Iterator[tuple[str, int]]:
+    """What only one of them is, where that is clear, and its place among them."""
+    for words, (axis, sign) in _FURTHEST.items():
+        along = _along(asking, objects, axis, sign)
+        order = np.argsort(along)
+        if along[order[-1]] - along[order[-2]] >= FURTHER:
+            yield words, int(order[-1])
     for word, most in (("larger", True), ("smaller", False)):
         which = _extreme(asking, objects, most=most)
         if which is not None:
-            truth[f"first {word}"] = which == 0
-    items = [(what, "yes" if true else "no") for what, true in truth.items() if asking.rng.random() < 0.7]
-    return checklist(asking, "Compare <region> and <region>: {listed}?", items, objects=objects)
+            yield word if len(objects) == 2 else word[:-1] + "st", which
 
 
 def _which(asking: Asking, phrased: tuple[str, str], which: int, objects: tuple[int, ...]) -> Draft:

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,6 +25,7 @@ class Draft:
         objects: the scene's numbers of the objects asked about.
         views: the frames looked at; one is a picture, several are a video.
         known: what else is true of the object.
+        lesson: of one of `LESSONS`, the answer's parts: what is heard and what is to be said to it, in turns.
     """
 
     question: str
@@ -34,6 +34,7 @@ class Draft:
     objects: tuple[int, ...]
     views: tuple[int, ...]
     known: Facts = frozenset()
+    lesson: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -84,26 +85,29 @@ class Asking:
         true = frozenset(Fact(*fact) for fact in known)
         return Draft(*phrased, stated, (self.number,) if objects is None else objects, self.views, true)
 
+    def lesson(
+        self, question: str, items: Iterable[tuple[str, str]], *, objects: tuple[int, ...] | None = None
+    ) -> Draft | None:
+        """Many things decided in one answer, in random order.
 
-def checklist(asking: Asking, question: str, items: Sequence[tuple[str, str]], **words: Any) -> Draft | None:
-    """A lesson: many things decided in one answer, each said after its name, in random order.
+        The answer holds what is asked, one thing after the other, each with what is to be said to it. What is
+        asked is heard, not learned: to guess it would be most of the work, and teach nothing.
 
-    Args:
-        asking: what there is to work with.
-        question: with ``{listed}`` where the names go.
-        items: names, and what is to be said of them.
-        words: for `Asking.draft`.
+        Args:
+            question: with one ``<region>`` per object.
+            items: what is heard, and what is to be said.
+            objects: asked about, if not the one alone.
 
-    Returns:
-        None if there are fewer than two things to decide.
-    """
-    unique = list(dict(items).items())
-    if len(unique) < 2:
-        return None
-    shuffled = [unique[i] for i in asking.rng.permutation(len(unique))]
-    listed = ", ".join(name for name, _ in shuffled)
-    answer = "Checked: " + ", ".join(f"{name} {said}" for name, said in shuffled) + "."
-    return asking.draft((question.format(listed=listed), answer), [], **words)
+        Returns:
+            None if there are fewer than two things to decide.
+        """
+        unique = list(dict(items).items())
+        if len(unique) < 2:
+            return None
+        parts = [unique[i] for i in self.rng.permutation(len(unique))]
+        answer = "; ".join(f"{heard}: {said}" for heard, said in parts)
+        lesson = tuple((f" {heard}", said) for heard, said in parts)
+        return replace(self.draft((question, answer), [], objects=objects), lesson=lesson)
 
 
 Maker = Callable[[Asking], "Draft | None"]

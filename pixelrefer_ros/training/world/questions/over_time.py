@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pixelrefer_ros.training.world.course import hiding_of, motion_of
 from pixelrefer_ros.training.world.questions.about_one import PLACE_PHRASES
-from pixelrefer_ros.training.world.questions.draft import Asking, Draft, checklist
+from pixelrefer_ros.training.world.questions.draft import Asking, Draft
 from pixelrefer_ros.training.world.vocabulary import DIRECTIONS, MOTIONS
 
 MOTION_PHRASES = {
@@ -130,19 +130,26 @@ def place_at(asking: Asking) -> Draft | None:
 
 
 def watched(asking: Asking) -> Draft | None:
-    """A lesson: motions, whether it was hidden, and where it is first and last."""
+    """A lesson: motions, when it was hidden, and where it was at each of the times."""
     motion, hidden = (of(asking.sight, asking.number, asking.views) for of in (motion_of, hiding_of))
     items = []
     if motion is not None:
-        items = [(asked, "yes" if word == motion else "no") for word, asked in _ASKED.items()]
-        items = [item for item in items if item[1] == "yes" or asking.rng.random() < 0.5]
+        items += [(asked, "Yes" if word == motion else "No") for word, asked in _ASKED.items()]
+        items = [item for item in items if item[1] == "Yes" or asking.rng.random() < 0.5]
     if hidden is not None:
-        items.append(("hidden", "no" if hidden == "never" else "yes"))
-    for when, index in (("first", asking.views[0]), ("last", asking.newest)):
+        never = isinstance(hidden, str)
+        items += [("hidden", "No" if never else "Yes"), ("always visible", "Yes" if never else "No")]
+        if isinstance(hidden, str):
+            when = "It was never hidden."
+        else:
+            when = "Between {start} s and {end} s.".format(**times(hidden))
+        items.append(("when hidden", when))
+    for index in asking.views:
         place = asking.sight.place(asking.number, index)
         if place is not None:
-            items.append((when, PLACE_PHRASES[place]))
-    return checklist(asking, "Watch <region>: {listed}?", items)
+            time = seconds((index - asking.views[0]) / asking.sight.scene.rate_hz)
+            items.append((f"at {time} s", PLACE_PHRASES[place]))
+    return asking.lesson("Watch <region>.", items)
 
 
 def seconds(time_s: float) -> str:

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Signs: object tokens made from what is true of an object, instead of from its picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pixelrefer_ros.training.world import COLORS, NOTHING, SHAPES, SURFACES, Sight, neighbors
+
+_WHO = (*COLORS, *SHAPES)
+_SIDES = ("left", "right", "above", "below", "next", "front", "behind")
+_OWN = 3
+_COLUMNS = (len(SHAPES), len(COLORS), len(SURFACES), *(len(_WHO) + 3 for _ in _SIDES for _ in range(2)))
+_UNCLEAR = 0
+_MEASURES = 4
+_WAVES = (1.0, 2.0, 4.0, 8.0)  # half periods of a share from 0 to 1: near values differ in the fast ones
+_STD, _STD_OF_SIDES, _NOISE = 0.2, 0.15, 0.2
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Facts:
+    """What is true of V objects in a frame each.
+
+    Attributes:
+        named: (V, columns) int64: shape, colour and surface, then who is on each side, two words each.
+        measured: (V, 5) float32: the middle (x, y) and the diameter as shares of the frame; the visible
+            share; the angle in radians.
+    """
+
+    named: Tensor
+    measured: Tensor
+
+    @classmethod
+    def of(cls, views: Iterable[tuple[Sight, int, int]]) -> Facts:
+        """Of objects by what can be seen, their numbers and frames; at least one."""
+        seen = list(views)
+        named = torch.tensor([_named(*view) for view in seen])
+        return cls(named, torch.tensor([_measured(*view) for view in seen]))
+
+    def alone(self) -> Facts:
+        """The same, but it is unclear who is around."""
+        own = torch.arange(self.named.shape[1]) < _OWN
+        return Facts(torch.where(own, self.named, _UNCLEAR), self.measured)
+
+
+class Signs(nn.Module):
+    """Learned embeddings of facts, summed."""
+
+    def __init__(self, width: int, count: int) -> None:
+        """For a language model ``width`` wide; ``count`` tokens of each object in a frame."""
+        super().__init__()
+        self._count = count
+        self.named = nn.ModuleList(nn.Embedding(size, width) for size in _COLUMNS)
+        self.measured = nn.Linear(2 * (_MEASURES * len(_WAVES) + 1), width)
+        for place, table in enumerate(self.named):
+            # Who is around is many more columns, in the way of what the object itself is; but from a fifth of
+            # the others' strength they were hardly learned.
+            std = _STD if place < _OWN else _STD_OF_SIDES
+            nn.init.normal_(table.weight, std=std)  # type: ignore[arg-type] # an embedding's
+
+    def meaning(self, facts: Facts) -> Tensor:
+        """(V, D) float32: what an object's tokens all say."""
+        device = self.measured.weight.device
+        shares, angle = facts.measured.to(device).split([_MEASURES, 1], dim=1)
+        waves = torch.cat(
+            [(math.pi * shares[:, :, None] * shares.new_tensor(_WAVES)).flatten(1), angle], dim=1
+        )
+        said: Tensor = self.measured(torch.cat([waves.sin(), waves.cos()], dim=1))
+        for table, column in zip(self.named, facts.named.to(device).unbind(dim=1), strict=True):
+            said = said + table(column)
+        return said
+
+    def forward(self, facts: Facts) -> Tensor:
+        """(V, n, D) float32: tokens, each with noise of its own."""
+        tokens = self.meaning(facts)[:, None].expand(-1, self._count, -1)
+        return tokens + _NOISE * torch.randn_like(tokens)
+
+    def unlikeness(self, tokens: Tensor, facts: Facts) -> Tensor:
+        """How far object tokens are from these: squared distance over the spread of the signs, a scalar.
+
+        Args:
+            tokens: (V, n, D), of at least two objects.
+            facts: of the same V objects.
+        """
+        with torch.no_grad():
+            meant = self.meaning(facts)
+            spread = meant.var(dim=0).sum()
+        return (tokens - meant[:, None]).square().sum(dim=-1).mean() / spread
+
+    def save(self, path: Path) -> None:
+        """Writes the embeddings as safetensors."""
+        save_file(self.state_dict(), path)
+
+    def load(self, path: Path) -> Signs:
+        """Takes up embeddings that were saved."""
+        self.load_state_dict(load_file(path))
+        return self
+
+
+def _named(sight: Sight, number: int, index: int) -> list[int]:
+    it = sight.scene.objects[number].combination
+    own = [SHAPES.index(it.shape), list(COLORS).index(it.color), SURFACES.index(it.surface)]
+    around = neighbors(sight, number, index)
+    for side in _SIDES:
+        words = (around[side] or "unclear").split()
+        own += [_word(words[0]), _word(words[-1])]
+    return own
+
+
+def _measured(sight: Sight, number: int, index: int) -> list[float]:
+    scene = sight.scene
+    x, y = sight.center(number, index)
+    return [
+        x / scene.width,
+        y / scene.height,
+        scene.diameter(number, index),
+        float(sight.shares[index, number]),
+        scene.pose(number, index).angle,
+    ]
+
+
+def _word(word: str) -> int:
+    """0 to 2: unclear, nothing, a board; then colours and shapes."""
+    return 3 + _WHO.index(word) if word in _WHO else {"unclear": _UNCLEAR, NOTHING: 1}.get(word, 2)
