@@ -26,6 +26,7 @@ from pixelrefer_ros.training.world import (
     cast_scene,
     scene_examples,
 )
+from pixelrefer_ros.training.world.questions.over_time import MOTION_PHRASES
 
 SMALL = SceneSettings(frames=20, size=(320, 240), objects=(3, 6))
 seeds = st.integers(0, SEED_RANGES["val"].stop - 1)
@@ -95,6 +96,11 @@ def test_objects_are_said_to_share_what_they_share(seed):
                 slot = "surface" if word == "pattern" else word
                 values = {getattr(combination(example, place), slot) for place in pairs[names]}
                 assert said == ("Yes" if len(values) == 1 else "No")
+        for heard, said in decided.items():
+            place, is_, words = heard.removeprefix("the ").partition(" is ")
+            if is_:
+                own = combination(example, ["first", "second", "third"].index(place))
+                assert said == ("Yes" if named(words) in own else "No")
         # Of opposites that are both decided, one is true.
         for opposites in (("higher than", "lower than"), ("to the left of", "to the right of")):
             both = [decided[f"{words} the second"] for words in opposites if f"{words} the second" in decided]
@@ -126,6 +132,8 @@ def test_at_most_one_motion_is_seen_and_what_is_always_visible_is_never_hidden(s
             said for heard, said in decided.items() if heard in motions or heard.startswith("moving")
         ]
         assert of_motion.count("Yes") <= 1
+        moves = decided.get("what it does") in {f"It {words}." for words in MOTION_PHRASES.values()}
+        assert moves == bool(of_motion)
         if "hidden" in decided:
             assert {decided["hidden"], decided["always visible"]} == {"Yes", "No"}
             assert (decided["when hidden"] == "It was never hidden.") == (decided["hidden"] == "No")

@@ -16,7 +16,7 @@ from pixelrefer_ros.training.language import LanguageSettings, losses, train_lan
 from pixelrefer_ros.training.language_loss import AnswerLoss
 from pixelrefer_ros.training.loop import read_progress
 from pixelrefer_ros.training.reading import (
-    EARLY,
+    PARTS,
     SCENE,
     SIGNS,
     STAGE,
@@ -97,9 +97,18 @@ def test_signs_and_answers_are_of_the_same_objects(folder, network):
 
 
 def test_the_first_batches_ask_of_few_kinds(folder, network):
-    batches = ReadingBatches(folder, network.config, seed=0, scenes=2, early=1)
-    assert set(batches[0].kinds) <= set(EARLY)
-    assert not set(batches[1].kinds) <= set(EARLY)
+    batches = ReadingBatches(folder, network.config, seed=0, scenes=2, steps=10)
+    first, middle, last = (batches[number] for number in (1, 3, 9))
+    assert set(first.kinds) <= set(PARTS[0].kinds)
+    assert set(middle.kinds) <= set(PARTS[1].kinds)
+    assert not set(middle.kinds) <= set(PARTS[0].kinds)
+    assert not set(last.kinds) <= set(PARTS[1].kinds), "videos come last"
+    assert len(first.facts.named[:, 3:].unique()) == 1, "at first signs say nothing of what is around"
+    assert len(middle.facts.named[:, 3:].unique()) > 1
+
+
+def test_the_parts_make_up_the_whole_stage():
+    assert sum(part.share for part in PARTS) == pytest.approx(1)
 
 
 def test_rights_are_shares_of_answers_and_of_what_is_said_in_lessons():

@@ -31,7 +31,7 @@ class Rates:
     language: float
 
 
-FROM_NOTHING = (Rates(1e-3, 2e-4, 1e-3), Rates(8e-4, 1e-4, 8e-4))
+FROM_NOTHING = (Rates(2e-3, 2e-4, 2e-4), Rates(8e-4, 1e-4, 5e-4))
 """Of both stages, for random weights behind an encoder that has learned to see (see `teach_attributes`)."""
 FINE_TUNING = (Rates(1e-4, 0.0, 1e-5), Rates(1e-5, 0.0, 1e-5))
 """For a trained checkpoint: the vision encoder stays, the rest moves as slowly as in the paper."""
@@ -82,7 +82,7 @@ class LanguageSettings:
     reading_steps: int = 2500
     reading_scenes: int = 4
     reading_rate: float = 2e-3
-    steps: tuple[int, int] = (1200, 2600)
+    steps: tuple[int, int] = (800, 1000)
     scenes: int = 4
     surroundings: float = 0.2
     rates: tuple[Rates, Rates] = FROM_NOTHING

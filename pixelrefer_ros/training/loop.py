@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import get_cosine_schedule_with_warmup
+from transformers import get_wsd_schedule
 
 from pixelrefer_ros.errors import CheckpointError, ParameterError
 from pixelrefer_ros.training.table import append_row
@@ -43,6 +43,7 @@ class Pace:
         save_every: steps between saved states.
         minutes: stop after so many, to go on later; 0 never does.
         validate_every: steps between validations; 0 never does.
+        flat: share of the steps, after the warm-up, before learning rates begin to fall.
     """
 
     steps: int
@@ -50,6 +51,7 @@ class Pace:
     save_every: int = 500
     minutes: float = 0.0
     validate_every: int = 0
+    flat: float = 0.0
 
 
 def parameter_groups(
@@ -120,7 +122,13 @@ class Loop:
         if orthogonal:
             self._optimizers.append(torch.optim.Muon(orthogonal, adjust_lr_fn="match_rms_adamw"))
         self._schedules = [
-            get_cosine_schedule_with_warmup(optimizer, int(WARM_UP * pace.steps), pace.steps)
+            get_wsd_schedule(
+                optimizer,
+                num_warmup_steps=int(WARM_UP * pace.steps),
+                num_decay_steps=pace.steps - int(WARM_UP * pace.steps) - int(pace.flat * pace.steps),
+                num_training_steps=pace.steps,
+                decay_type="cosine",
+            )
             for optimizer in self._optimizers
         ]
         self.step = 0

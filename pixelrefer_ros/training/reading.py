@@ -10,6 +10,7 @@ embeddings are left out of the checkpoint.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,6 +29,7 @@ from pixelrefer_ros.training.language_settings import LanguageSettings
 from pixelrefer_ros.training.loop import Loop, Pace, parameter_groups
 from pixelrefer_ros.training.precision import mixed_precision
 from pixelrefer_ros.training.signs import Facts, Signs
+from pixelrefer_ros.training.stages import PERCEPTION
 from pixelrefer_ros.training.text_rows import TextRows, text_row
 from pixelrefer_ros.training.world import (
     KINDS,
@@ -42,27 +44,57 @@ from pixelrefer_ros.training.world import (
 
 STAGE = "reading"
 SCENE = SceneSettings(size=(320, 240))  # measured from masks: small ones are quick
-EARLY_SCENE = replace(SCENE, frames=1)
-EARLY = (
-    "category",
-    "color",
-    "shape",
-    "surface",
-    "size",
-    "is_attribute",
-    "choice",
-    "place",
-    "is_place",
-    "describe_brief",
-    "checked",
-    "chosen",
-)
-LATE = (*KINDS, *LESSONS)
-EARLY_SHARE = 0.16
-SIGNS = "signs.safetensors"
-"""File beside the state, for the stage in which object tokens learn to say the same."""
+STILL = replace(SCENE, frames=1)
 QUESTIONS = 20
 """Of a scene."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Of the stage.
+
+    Attributes:
+        share: of its steps.
+        kinds: of questions; one named several times is asked that much more often.
+        scene: of the scenes.
+        alone: whether signs say nothing of what is around.
+    """
+
+    share: float
+    kinds: tuple[str, ...]
+    scene: SceneSettings
+    alone: bool = False
+
+
+PARTS = (
+    Part(
+        0.14,
+        (
+            "category",
+            "color",
+            "shape",
+            "surface",
+            "size",
+            "is_attribute",
+            "choice",
+            "place",
+            "is_place",
+            "describe_brief",
+            "checked",
+            "chosen",
+        ),
+        STILL,
+        alone=True,
+    ),
+    Part(0.36, (*PERCEPTION.kinds, *PERCEPTION.lessons, *("around", "compared") * 3), STILL),
+    Part(0.5, (*KINDS, *LESSONS), SCENE),
+)
+"""To match a question's word to an object's signs comes before anything that is built on it, and among few
+kinds it comes in minutes. What is on which side, and which of two, then take most of the decisions."""
+FLAT = 0.6
+"""Share of the steps at the highest rate: what comes last has to be learned, too."""
+SIGNS = "signs.safetensors"
+"""File beside the state, for the stage in which object tokens learn to say the same."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -85,8 +117,7 @@ class ReadingBatch:
 class ReadingBatches(Dataset[ReadingBatch]):
     """Batches by number: the same in any process, on any run.
 
-    The first ``early`` ask of `EARLY` kinds only: to match a question's word to an object's signs comes
-    before anything that is built on it, and among few kinds it comes in minutes.
+    Of a run of so many ``steps``, each in its part of the stage; with no steps all are of the last part.
     """
 
     def __init__(
@@ -97,11 +128,11 @@ class ReadingBatches(Dataset[ReadingBatch]):
         seed: int,
         scenes: int,
         split: Split = "train",
-        early: int = 0,
+        steps: int = 0,
     ) -> None:
         """See `WorldBatches`."""
         self._folder, self._config = folder, config
-        self._seed, self._scenes, self._split, self._early = seed, scenes, split, early
+        self._seed, self._scenes, self._split, self._steps = seed, scenes, split, steps
 
     @cached_property
     def _tokenizer(self) -> ChatTokenizer:
@@ -114,9 +145,11 @@ class ReadingBatches(Dataset[ReadingBatch]):
         known: dict[tuple[int, int, int], int] = {}
         seen: list[tuple[Sight, int, int]] = []
         rows, views, asked = [], [], []
-        kinds, scene = (EARLY, EARLY_SCENE) if number < self._early else (LATE, SCENE)
+        part = self._part(number)
         for scene_seed in rng.integers(owned.start, owned.stop, size=self._scenes):
-            for sight, kind, draft in scene_drafts(int(scene_seed), QUESTIONS, settings=scene, kinds=kinds):
+            for sight, kind, draft in scene_drafts(
+                int(scene_seed), QUESTIONS, settings=part.scene, kinds=part.kinds
+            ):
                 asked.append(kind)
                 for region in draft.objects:
                     for index in draft.views:
@@ -140,9 +173,11 @@ class ReadingBatches(Dataset[ReadingBatch]):
                     )
                 )
         facts = Facts.of(seen)
-        if number < self._early:
-            facts = facts.alone()
-        return ReadingBatch(TextRows.padded(rows), views, facts, asked)
+        return ReadingBatch(TextRows.padded(rows), views, facts.alone() if part.alone else facts, asked)
+
+    def _part(self, number: int) -> Part:
+        ends = itertools.accumulate(part.share * self._steps for part in PARTS)
+        return next((part for part, end in zip(PARTS, ends, strict=True) if number < end), PARTS[-1])
 
 
 def reading_loss(network: PixelReferNetwork, signs: Signs, batch: ReadingBatch) -> AnswerLoss:
@@ -192,6 +227,7 @@ def teach_reading(network: PixelReferNetwork, folder: Path, out: Path, settings:
         settings.save_every,
         settings.minutes,
         settings.validate_every,
+        FLAT,
     )
     loop = Loop(STAGE, learner, groups, out, pace)
     loop.resume()
@@ -200,7 +236,7 @@ def teach_reading(network: PixelReferNetwork, folder: Path, out: Path, settings:
         network.config,
         seed=settings.seed,
         scenes=settings.reading_scenes,
-        early=round(EARLY_SHARE * settings.reading_steps),
+        steps=settings.reading_steps,
     )
     watched = ReadingBatches(folder, network.config, seed=settings.seed, scenes=16, split="val")
 

@@ -161,7 +161,7 @@ def is_place(asking: Asking) -> Draft | None:
 
 
 def checked(asking: Asking) -> Draft | None:
-    """A lesson: attributes and places, each with yes or no."""
+    """A lesson: attributes and places, each with yes or no; and its own place."""
     at = asking.sight.place(asking.number, asking.newest)
     true = {slot: value_of(asking, slot) for slot in ATTRIBUTES} | {"place": at}
     words = ATTRIBUTES | {"place": PLACE_NAMES}
@@ -172,6 +172,8 @@ def checked(asking: Asking) -> Draft | None:
         asked = str(true[slot]) if asking.rng.random() < 0.5 else asking.choose(words[slot])
         said = article(asked) if slot == "shape" else PLACE_PHRASES[asked] if slot == "place" else asked
         items.append((said, "Yes" if asked == true[slot] else "No"))
+    if at is not None:
+        items.append(("where", PLACE_PHRASES[at]))
     return asking.lesson("Check <region>.", items)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pixelrefer_ros.training.world.questions.draft import Asking, Draft
+from pixelrefer_ros.training.world.questions.draft import Asking, Draft, article
 
 LARGER = 1.3
 """Sizes are compared only if both the diameters and the pixels differ by this factor."""
@@ -132,11 +132,11 @@ def furthest(asking: Asking) -> Draft | None:
 
 
 def compared(asking: Asking) -> Draft | None:
-    """A lesson: what two or three have in common, and in which they differ."""
-    objects = _regions(asking, 2 + int(asking.rng.integers(2)))
+    """A lesson: what each of two or three is, what they have in common, and in which they differ."""
+    objects = _alike(asking, 2 + int(asking.rng.integers(2)))
     if objects is None:
         return None
-    items = []
+    items = list(_each(asking, objects))
     for pair, names in _PAIRS.items():
         if max(pair) < len(objects):
             for slot, word in (("color", "color"), ("shape", "shape"), ("surface", "pattern")):
@@ -149,6 +149,32 @@ def compared(asking: Asking) -> Draft | None:
             items.append((f"{words} the second", "Yes" if one > other else "No"))
     listed = "<region> and <region>" if len(objects) == 2 else "<region>, <region> and <region>"
     return asking.lesson(f"Compare {listed}.", items, objects=objects)
+
+
+def _alike(asking: Asking, count: int) -> tuple[int, ...] | None:
+    """As `_regions`; every other time two are alike in something, where the scene has such."""
+    others = asking.others(len(asking.sight.scene.objects), lambda number: _asked(asking, number))
+    slot = asking.choose(tuple(_SAME))
+    if asking.rng.random() < 0.5:
+        own = _value(asking, asking.number, slot)
+        others.sort(key=lambda number: _value(asking, number, slot) != own)
+    if len(others) < count - 1:
+        return None
+    objects = [asking.number, *others[: count - 1]]
+    return tuple(objects[i] for i in asking.rng.permutation(count))
+
+
+def _each(asking: Asking, objects: tuple[int, ...]) -> Iterator[tuple[str, str]]:
+    """Whether the first is this and the second that: asked of each in words that are true of one of them.
+
+    Which is which has to be told apart before it can be said which is the larger one.
+    """
+    for place, number in enumerate(objects):
+        for slot in _SAME:
+            words = _value(asking, objects[int(asking.rng.integers(len(objects)))], slot)
+            said = article(words) if slot == "shape" else words
+            yes = words == _value(asking, number, slot)
+            yield f"the {_ORDINALS[place]} is {said}", "Yes" if yes else "No"
 
 
 def _outermost(asking: Asking, objects: tuple[int, ...]) -> Iterator[tuple[str, int]]:

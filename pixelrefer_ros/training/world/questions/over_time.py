@@ -131,11 +131,13 @@ def place_at(asking: Asking) -> Draft | None:
 
 def watched(asking: Asking) -> Draft | None:
     """A lesson: motions, when it was hidden, and where it was at each of the times."""
-    motion, hidden = (of(asking.sight, asking.number, asking.views) for of in (motion_of, hiding_of))
+    motion = motion_of(asking.sight, asking.number, asking.views)
+    hidden = hiding_of(asking.sight, asking.number, asking.views)
     items = []
     if motion is not None:
         items += [(asked, "Yes" if word == motion else "No") for word, asked in _ASKED.items()]
         items = [item for item in items if item[1] == "Yes" or asking.rng.random() < 0.5]
+        items.append(("what it does", f"It {MOTION_PHRASES[motion]}."))
     if hidden is not None:
         never = isinstance(hidden, str)
         items += [("hidden", "No" if never else "Yes"), ("always visible", "Yes" if never else "No")]
