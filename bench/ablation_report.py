@@ -153,7 +153,8 @@ def lines(results: Sequence[Result]) -> Iterator[str]:
         yield "**A smoke run: a few steps of a tiny model. These numbers mean nothing.**"
         yield ""
     recipe = first["recipe"]
-    before = f"{recipe['attribute_steps']} steps on attributes, " if recipe.get("attribute_steps") else ""
+    stages = (("attribute_steps", "on attributes"), ("reading_steps", "of reading"))
+    before = "".join(f"{recipe[name]} steps {what}, " for name, what in stages if recipe.get(name))
     yield (
         f"The model of [training](training.md) trained from nothing, {before}"
         f"{' + '.join(map(str, recipe['steps']))} steps of {recipe['scenes']} scenes, "

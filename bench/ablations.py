@@ -5,8 +5,10 @@
 
 trains every variant of Tables 7, 8 and 9 with the project's own training, scores it on scenes of the test
 split, and, once all are done, writes ``docs/ablations.md`` with its plot. It goes on where it was stopped;
-what is done is not done again. ``--minutes`` bounds each variant in each call. ``--smoke`` shows that
-everything runs, in a model far too small to learn anything, and writes into ``--out`` only.
+what is done is not done again. ``--minutes`` bounds each variant in each call. What no variant changes, that
+the vision encoder can see and the language model can read, can be learned once: ``--prepared`` takes it from
+the folder of a default run that has come so far. ``--smoke`` shows that everything runs, in a model far too
+small to learn anything, and writes into ``--out`` only.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import argparse
 import json
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -28,11 +31,18 @@ from ablation_report import write_report
 from ablation_variants import VARIANTS, Variant
 
 from pixelrefer_ros.model import PixelReferLite, PixelReferNetwork, TimedTokens
-from pixelrefer_ros.training import language_loss
-from pixelrefer_ros.training.checkpoints import Sizes, parameter_count, tokenizer_of, trainable_network
+from pixelrefer_ros.training import language_loss, reading
+from pixelrefer_ros.training.checkpoints import (
+    Sizes,
+    new_checkpoint,
+    parameter_count,
+    tokenizer_of,
+    trainable_network,
+)
 from pixelrefer_ros.training.data import make_batch
 from pixelrefer_ros.training.language import train_language
-from pixelrefer_ros.training.language_settings import RECIPE, LanguageSettings
+from pixelrefer_ros.training.language_settings import RECIPE, TRAINING, LanguageSettings
+from pixelrefer_ros.training.loop import PROGRESS, STATE, read_progress
 from pixelrefer_ros.training.scoring import AnswerScores, RowScore
 from pixelrefer_ros.training.scoring.answers import answered
 from pixelrefer_ros.training.world import Example, scene_examples, scene_seeds
@@ -47,8 +57,16 @@ _SMOKE = Sizes(
 )
 
 
-def train(folder: Path, variant: Variant, settings: LanguageSettings) -> bool:
+def train(folder: Path, variant: Variant, settings: LanguageSettings, prepared: Path | None) -> bool:
     """Trains a variant, or goes on with it; whether it is finished."""
+    if prepared is not None and read_progress(folder / TRAINING) is None:
+        progress = read_progress(prepared / TRAINING)
+        if progress is None or progress["stage"] != reading.STAGE or progress["step"] < progress["steps"]:
+            raise SystemExit(f"{prepared} has not just learned to read: {progress}")
+        new_checkpoint(folder, settings.sizes, seed=settings.seed)
+        (folder / TRAINING).mkdir()
+        for name in (STATE, PROGRESS, reading.SIGNS):
+            shutil.copy(prepared / TRAINING / name, folder / TRAINING)
     with variant.in_place():
         return train_language(folder, settings)
 
@@ -147,7 +165,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
             continue
         settings, started = settings_of(args, variant), time.monotonic()
         print(f"{name}: training", flush=True)
-        if not train(folder, variant, settings):
+        if not train(folder, variant, settings, args.prepared):
             print(f"{name}: stopped after {args.minutes:g} minutes; the same command goes on", flush=True)
             continue
         scored = score(
@@ -169,6 +187,7 @@ def main() -> int:
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     default = LanguageSettings().steps
     parser.add_argument("--steps", type=int, nargs=len(default), default=default, help="of each stage")
+    parser.add_argument("--prepared", type=Path, help="folder of a run that has just learned to read")
     parser.add_argument("--scenes", type=int, help="per step; default: as `pixelrefer train`")
     parser.add_argument(
         "--minutes", type=float, default=0.0, help="of each variant in this call; 0: to the end"

@@ -11,15 +11,18 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 
 from ablation_report import CLAIMS, MEASURES, Measured, gap_verdict, lines, plot, verdict
 from ablation_variants import FULL, TOKEN_NUMBERS, VARIANTS, of_tokens
+from ablations import train
 
 from pixelrefer_ros.training import language_loss
 from pixelrefer_ros.training.checkpoints import Sizes, new_checkpoint, new_network, tokenizer_of
 from pixelrefer_ros.training.data import make_batch
+from pixelrefer_ros.training.language import LanguageSettings, train_language
 from pixelrefer_ros.training.world import scene_examples
 
 _BENCH = Path(__file__).resolve().parent.parent / "bench"
@@ -137,7 +140,7 @@ def result(name: str, small: float, large: float) -> dict:
         "title": VARIANTS[name].title,
         "scores": scores,
         "parameters": 1_000_000,
-        "recipe": {"steps": [10, 10], "seed": 0, "scenes": 4, "attribute_steps": 7},
+        "recipe": {"steps": [10, 10], "seed": 0, "scenes": 4, "attribute_steps": 7, "reading_steps": 8},
         "test_scenes": 9,
         "questions": 5,
         "smoke": False,
@@ -160,9 +163,33 @@ def test_the_page_has_every_variant_and_the_plot_is_a_picture():
     page = "\n".join(lines(results))
     for each in results:
         assert each["title"] in page
-    assert "7 steps on attributes, 10 + 10 steps of 4 scenes" in page
+    assert "7 steps on attributes, 8 steps of reading, 10 + 10 steps of 4 scenes" in page
     assert "60.0 ± 1.5" in page and all(measure.title in page for measure in MEASURES)
     assert ElementTree.fromstring("\n".join(plot(results))).tag.endswith("svg")  # noqa: S314 (our own text)
+
+
+def test_what_variants_share_is_learned_once(tmp_path):
+    learned = LanguageSettings(
+        attribute_steps=1,
+        attribute_scenes=1,
+        reading_steps=1,
+        reading_scenes=1,
+        steps=(0, 0),
+        sizes=SIZES,
+        workers=0,
+        validate_every=0,
+    )
+    assert train_language(tmp_path / "prepared", learned)
+    assert train(tmp_path / "none", VARIANTS["no-infusion"], learned, tmp_path / "prepared")
+    state = load_file(tmp_path / "prepared/training/state.safetensors")
+    own = load_file(tmp_path / "none/model.safetensors")
+    encoder = {name: value for name, value in state.items() if name.startswith("weights/vision.encoder.")}
+    assert encoder
+    for name, value in encoder.items():
+        written = own[name.replace("weights/vision.", "model.vision_encoder.vision_encoder.")]
+        assert torch.equal(written, value.half())
+    with pytest.raises(SystemExit, match="has not just learned to read"):
+        train(tmp_path / "other", VARIANTS[FULL], learned, tmp_path / "nothing")
 
 
 @pytest.mark.slow
