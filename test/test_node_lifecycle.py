@@ -139,6 +139,7 @@ def test_goals_end_cancelled_when_their_client_vanishes_or_the_node_deactivates_
             begun = threading.Event()
             pending = [client.start(q, on_text=lambda _text, _tokens: begun.set()) for q in questions]
             assert begun.wait(20.0)
+            until(lambda: all(p.taken for p in pending))  # what comes later is rejected, not cancelled
             assert change(peer, Transition.TRANSITION_DEACTIVATE)
             assert [p.result(10.0).status for p in pending][-1] is AnswerStatus.CANCELLED
             rejected = client.ask("What?", [object_id])
@@ -149,6 +150,7 @@ def test_goals_end_cancelled_when_their_client_vanishes_or_the_node_deactivates_
             begun.clear()
             pending = [client.start(q, on_text=lambda _text, _tokens: begun.set()) for q in questions]
             assert begun.wait(20.0)
+            until(lambda: all(p.taken for p in pending))
             code, seconds = node.stop(signal.SIGINT)  # while it decodes
             assert (code, seconds < stop_limit_s()) == (0, True), node.output
             assert pending[-1].result(10.0).status is AnswerStatus.CANCELLED

@@ -33,6 +33,12 @@ class PendingAnswer:
         """True once the answer is there."""
         return self._done.is_set()
 
+    @property
+    def taken(self) -> bool:
+        """True once the node has accepted the question: it then ends with an answer of its own."""
+        with self._lock:
+            return self._goal is not None
+
     def result(self, timeout_s: float) -> Answer:
         """Wait for the answer.
 
