@@ -26,7 +26,7 @@ from transformers import VideoLlama3VisionModel
 from pixelrefer_ros.model import PATCH, ObjectCrop, PixelReferConfig, PixelReferNetwork, crop_object
 from pixelrefer_ros.training.data import loader
 from pixelrefer_ros.training.language_settings import LanguageSettings
-from pixelrefer_ros.training.loop import Loop, Pace, parameter_groups
+from pixelrefer_ros.training.loop import Loop, parameter_groups
 from pixelrefer_ros.training.precision import mixed_precision
 from pixelrefer_ros.training.vision_pass import encode_pictures
 from pixelrefer_ros.training.world import (
@@ -218,13 +218,7 @@ def teach_attributes(network: PixelReferNetwork, out: Path, settings: LanguageSe
         weight_decay=settings.weight_decay,
         hidden=[network.vision.encoder],
     )
-    pace = Pace(
-        settings.attribute_steps,
-        settings.log_every,
-        settings.save_every,
-        settings.minutes,
-        settings.validate_every,
-    )
+    pace = settings.pace(settings.attribute_steps)
     loop = Loop(STAGE, learner, groups, out, pace)
     loop.resume()
     validation = AttributeValidation(heads, network.config) if settings.validate_every else None

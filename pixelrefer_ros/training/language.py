@@ -36,7 +36,7 @@ from pixelrefer_ros.training.language_settings import (
     LanguageSettings,
     Rates,
 )
-from pixelrefer_ros.training.loop import Loop, Pace, parameter_groups, read_progress
+from pixelrefer_ros.training.loop import Loop, parameter_groups, read_progress
 from pixelrefer_ros.training.lora import add_low_rank, merge_low_rank
 from pixelrefer_ros.training.precision import mixed_precision
 from pixelrefer_ros.training.record_data import RecordBatches, held_back
@@ -194,8 +194,7 @@ def _stage_loop(
     new = settings.start_from is None
     layers = [learner.vision.encoder, learner.object_encoder, learner.language.model.layers] if new else []
     groups = parameter_groups(rates_of(learner, rates), weight_decay=settings.weight_decay, hidden=layers)
-    pace = Pace(steps, settings.log_every, settings.save_every, settings.minutes, settings.validate_every)
-    return Loop(stage.name, learner, groups, state, pace)
+    return Loop(stage.name, learner, groups, state, settings.pace(steps))
 
 
 @dataclass(frozen=True, eq=False, slots=True)

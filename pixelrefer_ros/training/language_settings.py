@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pixelrefer_ros.training.checkpoints import Sizes
+from pixelrefer_ros.training.loop import Pace
 
 RECIPE = "recipe.json"
 TRAINING = "training"
@@ -101,3 +102,7 @@ class LanguageSettings:
     save_every: int = 500
     validate_every: int = 500
     minutes: float = 0.0
+
+    def pace(self, steps: int, *, flat: float = 0.0) -> Pace:
+        """Of a stage of so many steps, see `Pace`."""
+        return Pace(steps, self.log_every, self.save_every, self.minutes, self.validate_every, flat)

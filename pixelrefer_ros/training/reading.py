@@ -26,7 +26,7 @@ from pixelrefer_ros.training.checkpoints import tokenizer_of
 from pixelrefer_ros.training.data import loader
 from pixelrefer_ros.training.language_loss import AnswerLoss, embedded_loss, place_tokens
 from pixelrefer_ros.training.language_settings import LanguageSettings
-from pixelrefer_ros.training.loop import Loop, Pace, parameter_groups
+from pixelrefer_ros.training.loop import Loop, parameter_groups
 from pixelrefer_ros.training.precision import mixed_precision
 from pixelrefer_ros.training.signs import Facts, Signs
 from pixelrefer_ros.training.stages import PERCEPTION
@@ -221,14 +221,7 @@ def teach_reading(network: PixelReferNetwork, folder: Path, out: Path, settings:
         weight_decay=settings.weight_decay,
         hidden=[network.language.model.layers],
     )
-    pace = Pace(
-        settings.reading_steps,
-        settings.log_every,
-        settings.save_every,
-        settings.minutes,
-        settings.validate_every,
-        FLAT,
-    )
+    pace = settings.pace(settings.reading_steps, flat=FLAT)
     loop = Loop(STAGE, learner, groups, out, pace)
     loop.resume()
     batches = ReadingBatches(

@@ -60,8 +60,7 @@ class Signs(nn.Module):
         self.named = nn.ModuleList(nn.Embedding(size, width) for size in _COLUMNS)
         self.measured = nn.Linear(2 * (_MEASURES * len(_WAVES) + 1), width)
         for place, table in enumerate(self.named):
-            # Who is around is many more columns, in the way of what the object itself is; but from a fifth of
-            # the others' strength they were hardly learned.
+            # Who is around is many more columns: each is a little quieter than what the object itself is.
             std = _STD if place < _OWN else _STD_OF_SIDES
             nn.init.normal_(table.weight, std=std)  # type: ignore[arg-type] # an embedding's
 

@@ -14,6 +14,7 @@ LARGER = 1.3
 FURTHER = 0.1
 """Positions are compared only if they differ by this share of the frame's side."""
 
+_LISTED = {2: "<region> and <region>", 3: "<region>, <region> and <region>"}
 _ORDINALS = ("first", "second", "third")
 _PAIRS = {(0, 1): "first and the second", (0, 2): "first and the third", (1, 2): "second and the third"}
 _LARGER = (
@@ -122,18 +123,16 @@ def furthest(asking: Asking) -> Draft | None:
     if objects is None:
         return None
     words = asking.choose(tuple(_FURTHEST))
-    along = _along(asking, objects, *_FURTHEST[words])
-    order = np.argsort(along)
-    if along[order[-1]] - along[order[-2]] < FURTHER:
+    which = _furthest(asking, objects, words)
+    if which is None:
         return None
-    listed = "<region> and <region>" if len(objects) == 2 else "<region>, <region> and <region>"
-    which = int(order[-1])
-    return _which(asking, (f"Which of {listed} is {words}?", f"The {_ORDINALS[which]}."), which, objects)
+    question = f"Which of {_LISTED[len(objects)]} is {words}?"
+    return _which(asking, (question, f"The {_ORDINALS[which]}."), which, objects)
 
 
 def compared(asking: Asking) -> Draft | None:
     """A lesson: what each of two or three is, what they have in common, and in which they differ."""
-    objects = _alike(asking, 2 + int(asking.rng.integers(2)))
+    objects = _regions(asking, 2 + int(asking.rng.integers(2)), alike=True)
     if objects is None:
         return None
     items = list(_each(asking, objects))
@@ -147,21 +146,7 @@ def compared(asking: Asking) -> Draft | None:
         one, other = _along(asking, objects[:2], axis, sign)
         if abs(one - other) >= FURTHER:
             items.append((f"{words} the second", "Yes" if one > other else "No"))
-    listed = "<region> and <region>" if len(objects) == 2 else "<region>, <region> and <region>"
-    return asking.lesson(f"Compare {listed}.", items, objects=objects)
-
-
-def _alike(asking: Asking, count: int) -> tuple[int, ...] | None:
-    """As `_regions`; every other time two are alike in something, where the scene has such."""
-    others = asking.others(len(asking.sight.scene.objects), lambda number: _asked(asking, number))
-    slot = asking.choose(tuple(_SAME))
-    if asking.rng.random() < 0.5:
-        own = _value(asking, asking.number, slot)
-        others.sort(key=lambda number: _value(asking, number, slot) != own)
-    if len(others) < count - 1:
-        return None
-    objects = [asking.number, *others[: count - 1]]
-    return tuple(objects[i] for i in asking.rng.permutation(count))
+    return asking.lesson(f"Compare {_LISTED[len(objects)]}.", items, objects=objects)
 
 
 def _each(asking: Asking, objects: tuple[int, ...]) -> Iterator[tuple[str, str]]:
@@ -179,15 +164,14 @@ def _each(asking: Asking, objects: tuple[int, ...]) -> Iterator[tuple[str, str]]
 
 def _outermost(asking: Asking, objects: tuple[int, ...]) -> Iterator[tuple[str, int]]:
     """What only one of them is, where that is clear, and its place among them."""
-    for words, (axis, sign) in _FURTHEST.items():
-        along = _along(asking, objects, axis, sign)
-        order = np.argsort(along)
-        if along[order[-1]] - along[order[-2]] >= FURTHER:
-            yield words, int(order[-1])
-    for word, most in (("larger", True), ("smaller", False)):
+    for words in _FURTHEST:
+        which = _furthest(asking, objects, words)
+        if which is not None:
+            yield words, which
+    for of_two, of_three, most in (("larger", "largest", True), ("smaller", "smallest", False)):
         which = _extreme(asking, objects, most=most)
         if which is not None:
-            yield word if len(objects) == 2 else word[:-1] + "st", which
+            yield of_two if len(objects) == 2 else of_three, which
 
 
 def _which(asking: Asking, phrased: tuple[str, str], which: int, objects: tuple[int, ...]) -> Draft:
@@ -198,11 +182,17 @@ def _asked(asking: Asking, number: int) -> bool:
     return asking.sight.recognizable(number, asking.newest)
 
 
-def _regions(asking: Asking, count: int) -> tuple[int, ...] | None:
-    others = asking.others(count - 1, lambda number: _asked(asking, number))
+def _regions(asking: Asking, count: int, *, alike: bool = False) -> tuple[int, ...] | None:
+    """The object and others, in random order; ``alike``: every other time one that has something of it."""
+    others = asking.others(len(asking.sight.scene.objects), lambda number: _asked(asking, number))
+    if alike:
+        slot = asking.choose(tuple(_SAME))
+        if asking.rng.random() < 0.5:
+            own = _value(asking, asking.number, slot)
+            others.sort(key=lambda number: _value(asking, number, slot) != own)
     if len(others) < count - 1:
         return None
-    objects = [asking.number, *others]
+    objects = [asking.number, *others[: count - 1]]
     return tuple(objects[i] for i in asking.rng.permutation(count))
 
 
@@ -223,6 +213,13 @@ def _extreme(asking: Asking, objects: tuple[int, ...], *, most: bool) -> int | N
         if np.any((ratios if most else 1 / ratios) < LARGER):
             return None
     return which
+
+
+def _furthest(asking: Asking, objects: tuple[int, ...], words: str) -> int | None:
+    """The place in ``objects`` of the furthest to one side; None if the next one is too near."""
+    along = _along(asking, objects, *_FURTHEST[words])
+    order = np.argsort(along)
+    return None if along[order[-1]] - along[order[-2]] < FURTHER else int(order[-1])
 
 
 def _along(asking: Asking, objects: tuple[int, ...], axis: int, sign: int) -> list[float]:
