@@ -26,7 +26,9 @@ def folder(tmp_path_factory) -> Path:
     """A model as training leaves it, after no step."""
     made = tmp_path_factory.mktemp("models") / "pixelrefer-shapes"
     other_stages = {field.name: 0 for field in fields(LanguageSettings) if field.name.endswith("_steps")}
-    train_language(made, LanguageSettings(seed=7, steps=(0, 0), sizes=SIZES, scenes=9, **other_stages))
+    train_language(
+        made, LanguageSettings(seed=7, steps=(0, 0), sizes=SIZES, scenes=9, bf16=True, **other_stages)
+    )
     return made
 
 
@@ -50,7 +52,12 @@ def report_of(folder: Path, *, right: bool) -> dict:
 def test_a_card_names_the_command_the_seeds_and_every_row_of_scores(folder):
     text = card(folder, report_of(folder, right=True), trained_on="two cores, 5 hours")
     assert "pixelrefer train language --out models/pixelrefer-shapes --seed 7" in text
-    assert "--steps 0 0" in text and "--scenes 9" in text and "two cores, 5 hours" in text
+    assert (
+        "--steps 0 0" in text
+        and "--scenes 9" in text
+        and "--bf16" in text.split()
+        and "two cores, 5 hours" in text
+    )
     assert "`sizes.vision_width` = 32" in text, "what no option makes is not kept quiet"
     assert "evaluate shapes --seed 5 --scenes 50" in text
     for row in GOALS:

@@ -140,11 +140,9 @@ def command(kind: str, folder: Path, recipe: Mapping[str, Any]) -> str:
     words = ["pixelrefer", "train", kind, "--out", f"models/{folder.name}", "--seed", str(recipe["seed"])]
     for name, value in _changed(kind, recipe).items():
         if name in _FLAGS and name != "seed":
-            if value is not True:
-                values = value if isinstance(value, list) else [value]
-                words += [_FLAGS[name], *map(str, values)]
-            else:
-                words.append(_FLAGS[name])
+            words.append(_FLAGS[name])
+            if value is not True:  # a switch
+                words += map(str, value if isinstance(value, list) else [value])
     return shlex.join(words)
 
 
