@@ -26,6 +26,7 @@ from pixelrefer_ros.training.world import (
     cast_scene,
     scene_examples,
 )
+from pixelrefer_ros.training.world.questions.comparing_lessons import DECISIONS
 from pixelrefer_ros.training.world.questions.over_time import MOTION_PHRASES
 
 SMALL = SceneSettings(frames=20, size=(320, 240), objects=(3, 6))
@@ -41,6 +42,17 @@ def lessons(seed: int, kind: str):
 
 def combination(example, place: int = 0):
     return cast_scene(example.scene_seed, SMALL).objects[example.objects[place]].combination
+
+
+NAMES = ["first", "second", "third"]
+PAIRED = {"first and the second": (0, 1), "first and the third": (0, 2), "second and the third": (1, 2)}
+
+
+def value(example, place: int, word: str) -> str | None:
+    """What a region's object has; None where there are not so many."""
+    if place >= len(example.objects):
+        return None
+    return getattr(combination(example, place), {"pattern": "surface"}.get(word, word))
 
 
 def named(who: str) -> str:
@@ -88,23 +100,56 @@ def test_the_letter_chosen_is_that_of_the_objects_own_attribute(seed):
 @few
 @given(seeds)
 def test_objects_are_said_to_share_what_they_share(seed):
-    pairs = {"first and the second": (0, 1), "first and the third": (0, 2), "second and the third": (1, 2)}
     for example, decided in lessons(seed, "compared"):
+        shared = [said for heard, said in decided.items() if " same " in heard and said in ("Yes", "No")]
+        assert shared.count("No") <= shared.count("Yes") or len(decided) == DECISIONS
         for heard, said in decided.items():
             names, same, word = heard.partition(" same ")
-            if same:
-                slot = "surface" if word == "pattern" else word
-                values = {getattr(combination(example, place), slot) for place in pairs[names]}
+            if same and said in ("Yes", "No"):
+                values = {value(example, place, word) for place in PAIRED[names]}
                 assert said == ("Yes" if len(values) == 1 else "No")
+            elif same:
+                first, second, third = (value(example, place, word) for place in range(3))
+                alike = {"first and the second": first == second, "first and the third": first == third}
+                alike |= {"second and the third": second == third}
+                assert [said] == [f"The {names}." for names, true in alike.items() if true]
+
+
+@few
+@given(seeds)
+def test_each_is_said_to_be_what_it_is_and_to_be_where_it_is(seed):
+    for example, decided in lessons(seed, "compared"):
+        sight = Sight(Renderer(cast_scene(example.scene_seed, SMALL)))
+        x, y = zip(*(sight.center(n, example.frame_indices[0]) for n in example.objects), strict=True)
         for heard, said in decided.items():
             place, is_, words = heard.removeprefix("the ").partition(" is ")
             if is_:
-                own = combination(example, ["first", "second", "third"].index(place))
-                assert said == ("Yes" if named(words) in own else "No")
-        # Of opposites that are both decided, one is true.
-        for opposites in (("higher than", "lower than"), ("to the left of", "to the right of")):
-            both = [decided[f"{words} the second"] for words in opposites if f"{words} the second" in decided]
-            assert sorted(both) in ([], ["No", "Yes"])
+                assert said == ("Yes" if named(words) in combination(example, NAMES.index(place)) else "No")
+            of_two = re.fullmatch(
+                r"the (\w+) (to the left of|to the right of|higher than|lower than) the (\w+)", heard
+            )
+            if of_two:
+                one, other = (NAMES.index(of_two[place]) for place in (1, 3))
+                along, sign = {"left": (x, 1), "right": (x, -1), "higher": (y, 1), "lower": (y, -1)}[
+                    of_two[2].split()[-2 if of_two[2].startswith("to") else 0]
+                ]
+                assert said == ("Yes" if sign * along[one] < sign * along[other] else "No")
+
+
+@few
+@given(seeds)
+def test_the_first_is_told_from_the_second_by_what_only_one_of_them_has(seed):
+    for example, decided in lessons(seed, "ordered"):
+        count = len(example.objects)
+        for heard, said in decided.items():
+            asked, of, whose = heard.rpartition(" of the ")
+            if of and whose in NAMES:
+                assert said == value(example, NAMES.index(whose), asked)
+                continue
+            whose = (whose if of else heard.removeprefix("the ")).removesuffix(" one")
+            owners = [place for place in range(count) if whose in combination(example, place)]
+            assert len(owners) == 1
+            assert said == (value(example, owners[0], asked) if of else f"The {NAMES[owners[0]]}.")
 
 
 @few

@@ -28,7 +28,15 @@ from pixelrefer_ros.training.reading import (
 from pixelrefer_ros.training.signs import Signs
 from pixelrefer_ros.training.stages import PERCEPTION
 from pixelrefer_ros.training.text_rows import IGNORED
-from pixelrefer_ros.training.world import COLORS, SHAPES, SURFACES, cast_scene, scene_drafts, scene_seeds
+from pixelrefer_ros.training.world import (
+    COLORS,
+    OFFERED,
+    SHAPES,
+    SURFACES,
+    cast_scene,
+    scene_drafts,
+    scene_seeds,
+)
 from pixelrefer_ros.training.world.splits import SEEN
 from pixelrefer_ros.training.world_data import WorldBatches
 
@@ -97,18 +105,24 @@ def test_signs_and_answers_are_of_the_same_objects(folder, network):
 
 
 def test_the_first_batches_ask_of_few_kinds(folder, network):
-    batches = ReadingBatches(folder, network.config, seed=0, scenes=2, steps=10)
-    first, middle, last = (batches[number] for number in (1, 3, 9))
+    batches = ReadingBatches(folder, network.config, seed=0, scenes=4, steps=100)
+    first, second, fourth, last = (batches[number] for number in (1, 15, 50, 99))
     assert set(first.kinds) <= set(PARTS[0].kinds)
-    assert set(middle.kinds) <= set(PARTS[1].kinds)
-    assert not set(middle.kinds) <= set(PARTS[0].kinds)
-    assert not set(last.kinds) <= set(PARTS[1].kinds), "videos come last"
+    assert set(second.kinds) <= {*PARTS[1].kinds, *PARTS[1].rehearsed}
+    assert set(second.kinds) & set(PARTS[1].kinds)
+    assert set(second.kinds) & set(PARTS[1].rehearsed), "what was learned before is asked again"
+    assert {"motion", "watched"} & set(last.kinds)
     assert len(first.facts.named[:, 3:].unique()) == 1, "at first signs say nothing of what is around"
-    assert len(middle.facts.named[:, 3:].unique()) > 1
+    assert len(fourth.facts.named[:, 3:].unique()) > 1
 
 
-def test_the_parts_make_up_the_whole_stage():
+def test_the_parts_make_up_the_whole_stage_and_rehearse_only_what_has_been_asked():
     assert sum(part.share for part in PARTS) == pytest.approx(1)
+    asked: set[str] = set()
+    for part in PARTS:
+        assert set(part.rehearsed) <= asked
+        asked |= set(part.kinds)
+    assert set(PARTS[-1].kinds) == OFFERED.keys()
 
 
 def test_rights_are_shares_of_answers_and_of_what_is_said_in_lessons():

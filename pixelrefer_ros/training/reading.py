@@ -29,7 +29,6 @@ from pixelrefer_ros.training.language_settings import LanguageSettings
 from pixelrefer_ros.training.loop import Loop, parameter_groups
 from pixelrefer_ros.training.precision import mixed_precision
 from pixelrefer_ros.training.signs import Facts, Signs
-from pixelrefer_ros.training.stages import PERCEPTION
 from pixelrefer_ros.training.text_rows import TextRows, text_row
 from pixelrefer_ros.training.world import (
     KINDS,
@@ -57,42 +56,50 @@ class Part:
         share: of its steps.
         kinds: of questions; one named several times is asked that much more often.
         scene: of the scenes.
+        rehearsed: kinds of earlier parts, which one scene in four asks.
         alone: whether signs say nothing of what is around.
     """
 
     share: float
     kinds: tuple[str, ...]
-    scene: SceneSettings
+    scene: SceneSettings = STILL
+    rehearsed: tuple[str, ...] = ()
     alone: bool = False
 
 
-PARTS = (
-    Part(
-        0.14,
-        (
-            "category",
-            "color",
-            "shape",
-            "surface",
-            "size",
-            "is_attribute",
-            "choice",
-            "place",
-            "is_place",
-            "describe_brief",
-            "checked",
-            "chosen",
-        ),
-        STILL,
-        alone=True,
-    ),
-    Part(0.36, (*PERCEPTION.kinds, *PERCEPTION.lessons, *("around", "compared") * 3), STILL),
-    Part(0.5, (*KINDS, *LESSONS), SCENE),
+_ONE = (
+    "category",
+    "color",
+    "shape",
+    "surface",
+    "size",
+    "is_attribute",
+    "choice",
+    "place",
+    "is_place",
+    "describe_brief",
+    "checked",
+    "chosen",
 )
-"""To match a question's word to an object's signs comes before anything that is built on it, and among few
-kinds it comes in minutes. What is on which side, and which of two, then take most of the decisions."""
-FLAT = 0.6
+_COMPARED = ("larger", "largest", "same", "same_pair", "is_further", "furthest", "compared")
+_AROUND = ("next_to", "beside", "is_beside", "in_front", "behind", "describe_detail", "around")
+_VIDEO = ("motion", "moving", "is_motion", "hidden_when", "hidden_ever", "place_at", "watched")
+PARTS = (
+    Part(0.13, _ONE, alone=True),
+    Part(0.13, ("ordered",), rehearsed=_ONE, alone=True),
+    Part(0.20, (*_COMPARED, "compared", "compared", "ordered"), rehearsed=_ONE, alone=True),
+    Part(0.12, (*_AROUND, "around"), rehearsed=(*_ONE, *_COMPARED, "ordered")),
+    Part(0.17, _VIDEO, SCENE, rehearsed=(*_ONE, *_COMPARED, *_AROUND, "ordered")),
+    Part(0.25, (*KINDS, *LESSONS), SCENE),
+)
+"""One skill after the other, each from what the one before has taught, and none of them alone in the end.
+
+To match a question's word to an object's signs comes before anything that is built on it. Which of several
+objects is the first is learned within some hundred steps where nearly everything asks for it, and not in
+three thousand where one answer in thirty does."""
+FLAT = 0.75
 """Share of the steps at the highest rate: what comes last has to be learned, too."""
+_REHEARSAL = 4
 SIGNS = "signs.safetensors"
 """File beside the state, for the stage in which object tokens learn to say the same."""
 
@@ -146,9 +153,11 @@ class ReadingBatches(Dataset[ReadingBatch]):
         seen: list[tuple[Sight, int, int]] = []
         rows, views, asked = [], [], []
         part = self._part(number)
-        for scene_seed in rng.integers(owned.start, owned.stop, size=self._scenes):
+        for place, scene_seed in enumerate(rng.integers(owned.start, owned.stop, size=self._scenes)):
+            again = part.rehearsed and (number * self._scenes + place) % _REHEARSAL == 0
+            kinds = part.rehearsed if again else part.kinds
             for sight, kind, draft in scene_drafts(
-                int(scene_seed), QUESTIONS, settings=part.scene, kinds=part.kinds
+                int(scene_seed), QUESTIONS, settings=part.scene, kinds=kinds
             ):
                 asked.append(kind)
                 for region in draft.objects:

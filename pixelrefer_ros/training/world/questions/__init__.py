@@ -9,6 +9,7 @@ from pixelrefer_ros.training.world.questions import (
     about_one,
     about_surroundings,
     comparing,
+    comparing_lessons,
     describing,
     honest,
     over_time,
@@ -87,7 +88,8 @@ LESSONS: dict[str, Kind] = {
     "checked": Kind("attributes", "picture", 6.0, about_one.checked),
     "chosen": Kind("attributes", "picture", 3.0, about_one.chosen),
     "around": Kind("relation", "picture", 6.0, about_surroundings.around),
-    "compared": Kind("comparison", "picture", 6.0, comparing.compared),
+    "ordered": Kind("comparison", "picture", 6.0, comparing_lessons.ordered),
+    "compared": Kind("comparison", "picture", 6.0, comparing_lessons.compared),
     "watched": Kind("time", "video", 5.0, over_time.watched),
 }
 """Shown in training only: a dozen decisions in one answer. To say yes or no a language model has to find a

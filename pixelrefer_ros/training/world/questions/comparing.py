@@ -3,20 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
-from pixelrefer_ros.training.world.questions.draft import Asking, Draft, article
+from pixelrefer_ros.training.world.questions.draft import Asking, Draft
 
 LARGER = 1.3
 """Sizes are compared only if both the diameters and the pixels differ by this factor."""
 FURTHER = 0.1
 """Positions are compared only if they differ by this share of the frame's side."""
 
-_LISTED = {2: "<region> and <region>", 3: "<region>, <region> and <region>"}
-_ORDINALS = ("first", "second", "third")
-_PAIRS = {(0, 1): "first and the second", (0, 2): "first and the third", (1, 2): "second and the third"}
+LISTED = {2: "<region> and <region>", 3: "<region>, <region> and <region>"}
+ORDINALS = ("first", "second", "third")
+PAIRS = {(0, 1): "first and the second", (0, 2): "first and the third", (1, 2): "second and the third"}
 _LARGER = (
     ("Which is larger, <region> or <region>?", "The {which}."),
     ("Compare <region> and <region>: which one is larger?", "The {which} one is larger."),
@@ -25,7 +23,7 @@ _SMALLER = (
     ("Which is smaller, <region> or <region>?", "The {which}."),
     ("Compare <region> and <region>: which one is smaller?", "The {which} one is smaller."),
 )
-_SAME = {
+SAME = {
     "color": ("Are <region> and <region> the same color?", "Do <region> and <region> have the same color?"),
     "shape": ("Are <region> and <region> the same shape?", "Do <region> and <region> have the same shape?"),
     "surface": (
@@ -33,13 +31,13 @@ _SAME = {
         "Is the pattern of <region> and <region> the same?",
     ),
 }
-_POSITIONS = {
+POSITIONS = {
     "to the left of": (0, -1),
     "to the right of": (0, 1),
     "higher than": (1, -1),
     "lower than": (1, 1),
 }
-_FURTHEST = {
+FURTHEST = {
     "furthest to the left": (0, -1),
     "furthest to the right": (0, 1),
     "highest": (1, -1),
@@ -49,52 +47,52 @@ _FURTHEST = {
 
 def larger(asking: Asking) -> Draft | None:
     """Which of two is larger, or smaller."""
-    objects = _regions(asking, 2)
+    objects = regions(asking, 2)
     most = asking.rng.random() < 0.5
-    which = None if objects is None else _extreme(asking, objects, most=most)
+    which = None if objects is None else extreme(asking, objects, most=most)
     if objects is None or which is None:
         return None
     wordings = _LARGER if most else _SMALLER
-    return _which(asking, asking.phrase(wordings, which=_ORDINALS[which]), which, objects)
+    return _which(asking, asking.phrase(wordings, which=ORDINALS[which]), which, objects)
 
 
 def largest(asking: Asking) -> Draft | None:
     """Which of three is largest, or smallest."""
-    objects = _regions(asking, 3)
+    objects = regions(asking, 3)
     most = asking.rng.random() < 0.5
-    which = None if objects is None else _extreme(asking, objects, most=most)
+    which = None if objects is None else extreme(asking, objects, most=most)
     if objects is None or which is None:
         return None
     question = f"Which of <region>, <region> and <region> is the {'largest' if most else 'smallest'}?"
-    return _which(asking, (question, f"The {_ORDINALS[which]}."), which, objects)
+    return _which(asking, (question, f"The {ORDINALS[which]}."), which, objects)
 
 
 def same(asking: Asking) -> Draft | None:
     """Whether two have the same colour, shape or pattern, as often yes as the scene allows."""
-    slot = asking.choose(tuple(_SAME))
-    value = _value(asking, asking.number, slot)
+    slot = asking.choose(tuple(SAME))
+    value = attribute(asking, asking.number, slot)
     true = asking.rng.random() < 0.5
-    fitting = asking.others(1, lambda n: _asked(asking, n) and (_value(asking, n, slot) == value) == true)
+    fitting = asking.others(1, lambda n: _asked(asking, n) and (attribute(asking, n, slot) == value) == true)
     if not fitting:
         return None
     objects = (asking.number, fitting[0])
     yes = "yes" if true else "no"
     return asking.draft(
-        (asking.choose(_SAME[slot]), f"{yes.capitalize()}."), [("answer", yes)], objects=objects
+        (asking.choose(SAME[slot]), f"{yes.capitalize()}."), [("answer", yes)], objects=objects
     )
 
 
 def same_pair(asking: Asking) -> Draft | None:
     """Which two of three have the same colour or shape, where just two do."""
-    objects = _regions(asking, 3)
+    objects = regions(asking, 3)
     if objects is None:
         return None
     slot = asking.choose(("color", "shape"))
-    values = [_value(asking, number, slot) for number in objects]
-    pairs = [pair for pair in _PAIRS if values[pair[0]] == values[pair[1]]]
+    values = [attribute(asking, number, slot) for number in objects]
+    pairs = [pair for pair in PAIRS if values[pair[0]] == values[pair[1]]]
     if len(pairs) != 1:
         return None
-    words = _PAIRS[pairs[0]]
+    words = PAIRS[pairs[0]]
     question = f"Which two of <region>, <region> and <region> have the same {slot}?"
     return asking.draft(
         (question, f"The {words}."), [("which", words.replace(" the ", " "))], objects=objects
@@ -103,12 +101,12 @@ def same_pair(asking: Asking) -> Draft | None:
 
 def is_further(asking: Asking) -> Draft | None:
     """Whether one is left of, right of, higher or lower than another."""
-    objects = _regions(asking, 2)
+    objects = regions(asking, 2)
     if objects is None:
         return None
-    words = asking.choose(tuple(_POSITIONS))
-    axis, sign = _POSITIONS[words]
-    along = _along(asking, objects, axis, sign)
+    words = asking.choose(tuple(POSITIONS))
+    axis, sign = POSITIONS[words]
+    along = along_axis(asking, objects, axis, sign)
     if abs(along[0] - along[1]) < FURTHER:
         return None
     yes = "yes" if along[0] > along[1] else "no"
@@ -119,88 +117,45 @@ def is_further(asking: Asking) -> Draft | None:
 
 def furthest(asking: Asking) -> Draft | None:
     """Which of two or three is furthest to one side."""
-    objects = _regions(asking, 2 + int(asking.rng.integers(2)))
+    objects = regions(asking, 2 + int(asking.rng.integers(2)))
     if objects is None:
         return None
-    words = asking.choose(tuple(_FURTHEST))
-    which = _furthest(asking, objects, words)
+    words = asking.choose(tuple(FURTHEST))
+    which = furthest_of(asking, objects, words)
     if which is None:
         return None
-    question = f"Which of {_LISTED[len(objects)]} is {words}?"
-    return _which(asking, (question, f"The {_ORDINALS[which]}."), which, objects)
-
-
-def compared(asking: Asking) -> Draft | None:
-    """A lesson: what each of two or three is, what they have in common, and in which they differ."""
-    objects = _regions(asking, 2 + int(asking.rng.integers(2)), alike=True)
-    if objects is None:
-        return None
-    items = list(_each(asking, objects))
-    for pair, names in _PAIRS.items():
-        if max(pair) < len(objects):
-            for slot, word in (("color", "color"), ("shape", "shape"), ("surface", "pattern")):
-                values = {_value(asking, objects[place], slot) for place in pair}
-                items.append((f"{names} same {word}", "Yes" if len(values) == 1 else "No"))
-    items += [(words, f"The {_ORDINALS[which]}.") for words, which in _outermost(asking, objects)]
-    for words, (axis, sign) in _POSITIONS.items():
-        one, other = _along(asking, objects[:2], axis, sign)
-        if abs(one - other) >= FURTHER:
-            items.append((f"{words} the second", "Yes" if one > other else "No"))
-    return asking.lesson(f"Compare {_LISTED[len(objects)]}.", items, objects=objects)
-
-
-def _each(asking: Asking, objects: tuple[int, ...]) -> Iterator[tuple[str, str]]:
-    """Whether the first is this and the second that: asked of each in words that are true of one of them.
-
-    Which is which has to be told apart before it can be said which is the larger one.
-    """
-    for place, number in enumerate(objects):
-        for slot in _SAME:
-            words = _value(asking, objects[int(asking.rng.integers(len(objects)))], slot)
-            said = article(words) if slot == "shape" else words
-            yes = words == _value(asking, number, slot)
-            yield f"the {_ORDINALS[place]} is {said}", "Yes" if yes else "No"
-
-
-def _outermost(asking: Asking, objects: tuple[int, ...]) -> Iterator[tuple[str, int]]:
-    """What only one of them is, where that is clear, and its place among them."""
-    for words in _FURTHEST:
-        which = _furthest(asking, objects, words)
-        if which is not None:
-            yield words, which
-    for of_two, of_three, most in (("larger", "largest", True), ("smaller", "smallest", False)):
-        which = _extreme(asking, objects, most=most)
-        if which is not None:
-            yield of_two if len(objects) == 2 else of_three, which
+    question = f"Which of {LISTED[len(objects)]} is {words}?"
+    return _which(asking, (question, f"The {ORDINALS[which]}."), which, objects)
 
 
 def _which(asking: Asking, phrased: tuple[str, str], which: int, objects: tuple[int, ...]) -> Draft:
-    return asking.draft(phrased, [("which", _ORDINALS[which])], objects=objects)
+    return asking.draft(phrased, [("which", ORDINALS[which])], objects=objects)
 
 
 def _asked(asking: Asking, number: int) -> bool:
     return asking.sight.recognizable(number, asking.newest)
 
 
-def _regions(asking: Asking, count: int, *, alike: bool = False) -> tuple[int, ...] | None:
+def regions(asking: Asking, count: int, *, alike: bool = False) -> tuple[int, ...] | None:
     """The object and others, in random order; ``alike``: every other time one that has something of it."""
     others = asking.others(len(asking.sight.scene.objects), lambda number: _asked(asking, number))
     if alike:
-        slot = asking.choose(tuple(_SAME))
+        slot = asking.choose(tuple(SAME))
         if asking.rng.random() < 0.5:
-            own = _value(asking, asking.number, slot)
-            others.sort(key=lambda number: _value(asking, number, slot) != own)
+            own = attribute(asking, asking.number, slot)
+            others.sort(key=lambda number: attribute(asking, number, slot) != own)
     if len(others) < count - 1:
         return None
     objects = [asking.number, *others[: count - 1]]
     return tuple(objects[i] for i in asking.rng.permutation(count))
 
 
-def _value(asking: Asking, number: int, slot: str) -> str:
+def attribute(asking: Asking, number: int, slot: str) -> str:
+    """A word of what an object is."""
     return str(getattr(asking.sight.scene.objects[number].combination, slot))
 
 
-def _extreme(asking: Asking, objects: tuple[int, ...], *, most: bool) -> int | None:
+def extreme(asking: Asking, objects: tuple[int, ...], *, most: bool) -> int | None:
     """The place in ``objects`` of the largest, or smallest; None if the next one is too alike."""
     sight, index = asking.sight, asking.newest
     if not all(sight.whole(number, index) for number in objects):
@@ -215,13 +170,14 @@ def _extreme(asking: Asking, objects: tuple[int, ...], *, most: bool) -> int | N
     return which
 
 
-def _furthest(asking: Asking, objects: tuple[int, ...], words: str) -> int | None:
+def furthest_of(asking: Asking, objects: tuple[int, ...], words: str) -> int | None:
     """The place in ``objects`` of the furthest to one side; None if the next one is too near."""
-    along = _along(asking, objects, *_FURTHEST[words])
+    along = along_axis(asking, objects, *FURTHEST[words])
     order = np.argsort(along)
     return None if along[order[-1]] - along[order[-2]] < FURTHER else int(order[-1])
 
 
-def _along(asking: Asking, objects: tuple[int, ...], axis: int, sign: int) -> list[float]:
+def along_axis(asking: Asking, objects: tuple[int, ...], axis: int, sign: int) -> list[float]:
+    """How far each is to one side, as shares of the frame."""
     side = (asking.sight.scene.width, asking.sight.scene.height)[axis]
     return [sign * asking.sight.center(number, asking.newest)[axis] / side for number in objects]

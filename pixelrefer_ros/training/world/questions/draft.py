@@ -86,7 +86,12 @@ class Asking:
         return Draft(*phrased, stated, (self.number,) if objects is None else objects, self.views, true)
 
     def lesson(
-        self, question: str, items: Iterable[tuple[str, str]], *, objects: tuple[int, ...] | None = None
+        self,
+        question: str,
+        items: Iterable[tuple[str, str]],
+        *,
+        objects: tuple[int, ...] | None = None,
+        most: int | None = None,
     ) -> Draft | None:
         """Many things decided in one answer, in random order.
 
@@ -97,6 +102,7 @@ class Asking:
             question: with one ``<region>`` per object.
             items: what is heard, and what is to be said.
             objects: asked about, if not the one alone.
+            most: things decided; any so many of those given.
 
         Returns:
             None if there are fewer than two things to decide.
@@ -104,7 +110,7 @@ class Asking:
         unique = list(dict(items).items())
         if len(unique) < 2:
             return None
-        parts = [unique[i] for i in self.rng.permutation(len(unique))]
+        parts = [unique[i] for i in self.rng.permutation(len(unique))[:most]]
         answer = "; ".join(f"{heard}: {said}" for heard, said in parts)
         lesson = tuple((f" {heard}", said) for heard, said in parts)
         return replace(self.draft((question, answer), [], objects=objects), lesson=lesson)
