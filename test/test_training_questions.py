@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 
@@ -39,6 +40,16 @@ def of_kinds(seed: int, *kinds: str, count: int = 4):
 
 def value(example, slot: str) -> str:
     return next(fact.value for fact in example.facts if fact.slot == slot)
+
+
+def combination(example, place: int):
+    return cast_scene(example.scene_seed, SMALL).objects[example.objects[place]].combination
+
+
+def named(example, color: str, shape: str) -> int:
+    """The region that is called so, of which there is one."""
+    of_all = [combination(example, place) for place in range(len(example.objects))]
+    return [(it.color, it.shape) for it in of_all].index((color, shape))
 
 
 @few
@@ -83,9 +94,48 @@ def test_there_is_a_visible_mask_for_every_region_in_every_frame(seed):
 def test_the_larger_region_has_more_pixels_by_the_margin(seed):
     for example in of_kinds(seed, "larger"):
         sizes = [int(of_region[0].sum()) for of_region in example.masks]
-        asked = ("first", "second").index(value(example, "which"))
+        asked = named(example, value(example, "color"), value(example, "shape"))
         ratio = sizes[asked] / sizes[1 - asked]
         assert ratio >= 1.3 if "larger" in example.question else ratio <= 1 / 1.3
+
+
+@few
+@given(seeds)
+def test_the_furthest_and_the_further_of_two_are_so_by_their_masks(seed):
+    ways = {"left": (1, -1), "right": (1, 1), "high": (0, -1), "low": (0, 1)}
+    for example in of_kinds(seed, "furthest", "is_further"):
+        middles = [np.argwhere(of_region[0]).mean(axis=0) for of_region in example.masks]
+        axis, sign = next(way for word, way in ways.items() if word in example.question)
+        along = [sign * middle[axis] for middle in middles]
+        if example.kind == "furthest":
+            best = named(example, value(example, "color"), value(example, "shape"))
+        else:
+            assert (value(example, "answer") == "yes") == (along[0] > along[1])
+            said = {fact.slot: fact.value for fact in example.known}
+            best = named(example, said["color"], said["shape"])
+        assert along[best] == max(along)
+
+
+@few
+@given(seeds)
+def test_whether_two_are_the_same_follows_from_what_the_answer_says_they_are(seed):
+    for example in of_kinds(seed, "same"):
+        one, other = re.fullmatch(
+            r"(?:an? )?(\w+) and (?:an? )?(\w+): (?:yes|no)\.", example.answer.lower()
+        ).groups()
+        assert one in combination(example, 0)
+        assert other in combination(example, 1)
+        assert (value(example, "answer") == "yes") == (one == other)
+        turned = {"yes": "no", "no": "yes"}[value(example, "answer")]
+        assert not example.judge(re.sub(r"\w+\.$", f"{turned}.", example.answer)).correct
+
+
+@few
+@given(seeds)
+def test_just_two_of_three_share_what_they_are_said_to_share(seed):
+    for example in of_kinds(seed, "shared"):
+        (fact,) = example.facts
+        assert [fact.value in combination(example, place) for place in range(3)].count(True) == 2
 
 
 @few
@@ -94,10 +144,10 @@ def test_the_place_is_that_of_the_mask_and_not_near_a_line(seed):
     for example in of_kinds(seed, "place"):
         rows, columns = np.nonzero(example.masks[0][0])
         x, y = (columns.mean() + 0.5) / 320, (rows.mean() + 0.5) / 240
-        named = value(example, "place")
+        said = value(example, "place")
         across = "left" if x < 1 / 3 else "right" if x > 2 / 3 else ""
         down = "top" if y < 1 / 3 else "bottom" if y > 2 / 3 else ""
-        assert named == (f"{down} {across}".strip() or "center")
+        assert said == (f"{down} {across}".strip() or "center")
         assert min(abs(x - 1 / 3), abs(x - 2 / 3), abs(y - 1 / 3), abs(y - 2 / 3)) >= 0.049
 
 
@@ -111,9 +161,9 @@ def test_the_motion_is_that_of_the_mask_where_it_is_wholly_seen(seed):
             np.argwhere(example.masks[0][i]).mean(axis=0) for i in (0, -1)
         )
         moved = np.array((last_x - first_x, last_y - first_y))
-        named = value(example, "motion")
-        if named in steps:
-            assert moved @ np.array(steps[named]) >= 0.11 * 240
+        said = value(example, "motion")
+        if said in steps:
+            assert moved @ np.array(steps[said]) >= 0.11 * 240
         else:
             assert math.hypot(*moved) < 0.02 * 240
 
@@ -212,7 +262,8 @@ def test_an_example_is_the_same_in_another_process():
         ("Nothing.", {("answer", "nothing")}),
         ("Nothing is near it.", {("near", "nothing")}),
         ("I cannot tell from one picture.", {("answer", "unknown")}),
-        ("The first and the third.", {("which", "first and third")}),
+        ("Red and blue: no.", {("answer", "no"), ("color", "red"), ("color", "blue")}),
+        ("The red star is further left: yes.", {("answer", "yes"), ("color", "red"), ("shape", "star")}),
         ("Between 0.4 s and 1.2 s.", {("hidden_from", "0.4"), ("hidden_to", "1.2")}),
         ("No, it stays still.", {("answer", "no"), ("motion", "still")}),
         ("colorless green ideas", {("color", "green")}),

@@ -80,7 +80,7 @@ class LanguageSettings:
     attribute_steps: int = 2000
     attribute_scenes: int = 20
     attribute_rate: float = 1.5e-3
-    reading_steps: int = 2500
+    reading_steps: int = 2600
     reading_scenes: int = 4
     reading_rate: float = 2e-3
     steps: tuple[int, int] = (800, 1000)

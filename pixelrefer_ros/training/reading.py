@@ -53,14 +53,14 @@ class Part:
     """Of the stage.
 
     Attributes:
-        share: of its steps.
+        steps: of a run of all parts' steps; of a shorter or longer one, in proportion.
         kinds: of questions; one named several times is asked that much more often.
         scene: of the scenes.
         rehearsed: kinds of earlier parts, which one scene in four asks.
         alone: whether signs say nothing of what is around.
     """
 
-    share: float
+    steps: int
     kinds: tuple[str, ...]
     scene: SceneSettings = STILL
     rehearsed: tuple[str, ...] = ()
@@ -81,22 +81,22 @@ _ONE = (
     "checked",
     "chosen",
 )
-_COMPARED = ("larger", "largest", "same", "same_pair", "is_further", "furthest", "compared")
+_COMPARED = ("larger", "largest", "same", "shared", "is_further", "furthest", "compared")
 _AROUND = ("next_to", "beside", "is_beside", "in_front", "behind", "describe_detail", "around")
 _VIDEO = ("motion", "moving", "is_motion", "hidden_when", "hidden_ever", "place_at", "watched")
 PARTS = (
-    Part(0.13, _ONE, alone=True),
-    Part(0.13, ("ordered",), rehearsed=_ONE, alone=True),
-    Part(0.20, (*_COMPARED, "compared", "compared", "ordered"), rehearsed=_ONE, alone=True),
-    Part(0.12, (*_AROUND, "around"), rehearsed=(*_ONE, *_COMPARED, "ordered")),
-    Part(0.17, _VIDEO, SCENE, rehearsed=(*_ONE, *_COMPARED, *_AROUND, "ordered")),
-    Part(0.25, (*KINDS, *LESSONS), SCENE),
+    Part(390, _ONE, alone=True),
+    Part(390, ("ordered",), rehearsed=_ONE, alone=True),
+    Part(600, (*_COMPARED, "compared", "compared", "ordered"), rehearsed=_ONE, alone=True),
+    Part(330, (*_AROUND, "around"), rehearsed=(*_ONE, *_COMPARED, "ordered")),
+    Part(450, _VIDEO, SCENE, rehearsed=(*_ONE, *_COMPARED, *_AROUND, "ordered")),
+    Part(440, (*KINDS, *LESSONS), SCENE),
 )
 """One skill after the other, each from what the one before has taught, and none of them alone in the end.
 
-To match a question's word to an object's signs comes before anything that is built on it. Which of several
-objects is the first is learned within some hundred steps where nearly everything asks for it, and not in
-three thousand where one answer in thirty does."""
+To match a question's word to an object's signs comes before anything that is built on it. What the first of
+several objects is, is learned within some hundred steps where nearly everything asks for it, and not in three
+thousand where one answer in thirty does."""
 FLAT = 0.75
 """Share of the steps at the highest rate: what comes last has to be learned, too."""
 _REHEARSAL = 4
@@ -185,8 +185,11 @@ class ReadingBatches(Dataset[ReadingBatch]):
         return ReadingBatch(TextRows.padded(rows), views, facts.alone() if part.alone else facts, asked)
 
     def _part(self, number: int) -> Part:
-        ends = itertools.accumulate(part.share * self._steps for part in PARTS)
-        return next((part for part, end in zip(PARTS, ends, strict=True) if number < end), PARTS[-1])
+        ends = list(itertools.accumulate(part.steps for part in PARTS))
+        scaled = number * ends[-1]
+        return next(
+            (part for part, end in zip(PARTS, ends, strict=True) if scaled < end * self._steps), PARTS[-1]
+        )
 
 
 def reading_loss(network: PixelReferNetwork, signs: Signs, batch: ReadingBatch) -> AnswerLoss:

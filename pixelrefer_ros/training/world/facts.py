@@ -7,8 +7,7 @@ A fact is a slot and a value.
   (never), ``hidden_from`` and ``hidden_to`` (s).
 - Of what surrounds it: ``left``, ``right``, ``above``, ``below`` (who is there), ``cover`` (who covers a part
   of it), ``near`` (nothing).
-- Of the question: ``answer`` (yes, no, nothing, unknown), ``which`` (first, second, third, or two of them),
-  ``choice`` (A, B, C).
+- Of the question: ``answer`` (yes, no, nothing, unknown), ``choice`` (A, B, C).
 """
 
 from __future__ import annotations
@@ -107,7 +106,6 @@ _BESIDE = re.compile(_NEIGHBOR + r" is (?:to the )?(?P<where>left|right|above|be
 _COVER = re.compile(_NEIGHBOR + r" covers part of it\b")
 _PLACE = re.compile(rf"\b(?:in|at|on) the {_one_of(_PLACE_WORDS)}\b")
 _HIDDEN = re.compile(r"\bhidden between (\d+\.\d) s and (\d+\.\d) s\b|^between (\d+\.\d) s and (\d+\.\d) s\b")
-_WHICH = re.compile(r"\bthe (first|second|third)(?: and the (second|third))?\b")
 _CHOICE = re.compile(r"^\(?([abc])(?:\)|\.?$)")
 _MOVES = re.compile(rf"\bmov(?:es|ing) (?:to the )?{_one_of(DIRECTIONS)}\b")
 _MOTION_WORDS: dict[str, str] = {
@@ -117,8 +115,8 @@ _MOTION_WORDS: dict[str, str] = {
     r"\b(?:rotates|rotating|turns)\b": "rotating",
 }
 _ANSWERS = {
-    r"^yes\b": "yes",
-    r"^no\b": "no",
+    r"(?:^|: )yes\b": "yes",
+    r"(?:^|: )no\b": "no",
     r"^nothing\b(?! is near)": "nothing",
     r"\bi cannot tell\b": "unknown",
 }
@@ -150,7 +148,6 @@ def parse(answer: str) -> Facts:
     take(_MOVES, lambda m: [Fact("motion", m[1])])
     take(_PLACE, lambda m: [Fact("place", m[1])])
     take(_HIDDEN, lambda m: [Fact("hidden_from", m[1] or m[3]), Fact("hidden_to", m[2] or m[4])])
-    take(_WHICH, lambda m: [Fact("which", f"{m[1]} and {m[2]}" if m[2] else m[1])])
     for words, motion in _MOTION_WORDS.items():
         take(re.compile(words), lambda _, motion=motion: [Fact("motion", motion)])  # type: ignore[misc]
     if BOARD in text:

@@ -67,7 +67,7 @@ KINDS: dict[str, Kind] = {
     "larger": Kind("comparison", "picture", 1.5, comparing.larger),
     "largest": Kind("comparison", "picture", 1.5, comparing.largest),
     "same": Kind("comparison", "picture", 2.0, comparing.same),
-    "same_pair": Kind("comparison", "picture", 2.0, comparing.same_pair),
+    "shared": Kind("comparison", "picture", 2.0, comparing.shared),
     "is_further": Kind("comparison", "picture", 1.0, comparing.is_further),
     "furthest": Kind("comparison", "picture", 1.0, comparing.furthest),
     "motion": Kind("time", "video", 3.0, over_time.motion),

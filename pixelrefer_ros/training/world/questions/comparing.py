@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Questions about two or three regions at the same time."""
+"""Questions about two or three regions at the same time.
+
+Answers say what was seen before what follows from it: "Red and blue: no.". A language model then decides from
+the words that it has just said, and one that calls the larger object by its name has only to look at it.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from pixelrefer_ros.training.world.questions.draft import Asking, Draft
+from pixelrefer_ros.training.world.questions.draft import Asking, Draft, article
+from pixelrefer_ros.training.world.surroundings import name
 
 LARGER = 1.3
 """Sizes are compared only if both the diameters and the pixels differ by this factor."""
@@ -13,15 +18,13 @@ FURTHER = 0.1
 """Positions are compared only if they differ by this share of the frame's side."""
 
 LISTED = {2: "<region> and <region>", 3: "<region>, <region> and <region>"}
-ORDINALS = ("first", "second", "third")
-PAIRS = {(0, 1): "first and the second", (0, 2): "first and the third", (1, 2): "second and the third"}
 _LARGER = (
-    ("Which is larger, <region> or <region>?", "The {which}."),
-    ("Compare <region> and <region>: which one is larger?", "The {which} one is larger."),
+    ("Which is larger, <region> or <region>?", "{It}."),
+    ("Compare <region> and <region>: which one is larger?", "{It} is larger."),
 )
 _SMALLER = (
-    ("Which is smaller, <region> or <region>?", "The {which}."),
-    ("Compare <region> and <region>: which one is smaller?", "The {which} one is smaller."),
+    ("Which is smaller, <region> or <region>?", "{It}."),
+    ("Compare <region> and <region>: which one is smaller?", "{It} is smaller."),
 )
 SAME = {
     "color": ("Are <region> and <region> the same color?", "Do <region> and <region> have the same color?"),
@@ -32,10 +35,10 @@ SAME = {
     ),
 }
 POSITIONS = {
-    "to the left of": (0, -1),
-    "to the right of": (0, 1),
-    "higher than": (1, -1),
-    "lower than": (1, 1),
+    "to the left of": ("further left", 0, -1),
+    "to the right of": ("further right", 0, 1),
+    "higher than": ("higher", 1, -1),
+    "lower than": ("lower", 1, 1),
 }
 FURTHEST = {
     "furthest to the left": (0, -1),
@@ -50,10 +53,10 @@ def larger(asking: Asking) -> Draft | None:
     objects = regions(asking, 2)
     most = asking.rng.random() < 0.5
     which = None if objects is None else extreme(asking, objects, most=most)
-    if objects is None or which is None:
+    it = None if objects is None else called(asking, objects, which)
+    if objects is None or which is None or it is None:
         return None
-    wordings = _LARGER if most else _SMALLER
-    return _which(asking, asking.phrase(wordings, which=ORDINALS[which]), which, objects)
+    return _named(asking, asking.phrase(_LARGER if most else _SMALLER, It=it), which, objects)
 
 
 def largest(asking: Asking) -> Draft | None:
@@ -61,10 +64,11 @@ def largest(asking: Asking) -> Draft | None:
     objects = regions(asking, 3)
     most = asking.rng.random() < 0.5
     which = None if objects is None else extreme(asking, objects, most=most)
-    if objects is None or which is None:
+    it = None if objects is None else called(asking, objects, which)
+    if objects is None or which is None or it is None:
         return None
-    question = f"Which of <region>, <region> and <region> is the {'largest' if most else 'smallest'}?"
-    return _which(asking, (question, f"The {ORDINALS[which]}."), which, objects)
+    question = f"Which of {LISTED[3]} is the {'largest' if most else 'smallest'}?"
+    return _named(asking, (question, f"{it}."), which, objects)
 
 
 def same(asking: Asking) -> Draft | None:
@@ -76,70 +80,101 @@ def same(asking: Asking) -> Draft | None:
     if not fitting:
         return None
     objects = (asking.number, fitting[0])
-    yes = "yes" if true else "no"
     return asking.draft(
-        (asking.choose(SAME[slot]), f"{yes.capitalize()}."), [("answer", yes)], objects=objects
+        (asking.choose(SAME[slot]), alike(asking, objects, slot)),
+        [("answer", "yes" if true else "no")],
+        objects=objects,
+        known=[(slot, attribute(asking, number, slot)) for number in objects],
     )
 
 
-def same_pair(asking: Asking) -> Draft | None:
-    """Which two of three have the same colour or shape, where just two do."""
+def shared(asking: Asking) -> Draft | None:
+    """Which colour or shape just two of three have."""
     objects = regions(asking, 3)
-    if objects is None:
-        return None
     slot = asking.choose(("color", "shape"))
-    values = [attribute(asking, number, slot) for number in objects]
-    pairs = [pair for pair in PAIRS if values[pair[0]] == values[pair[1]]]
-    if len(pairs) != 1:
+    value = None if objects is None else in_common(asking, objects, slot)
+    if objects is None or value is None:
         return None
-    words = PAIRS[pairs[0]]
-    question = f"Which two of <region>, <region> and <region> have the same {slot}?"
-    return asking.draft(
-        (question, f"The {words}."), [("which", words.replace(" the ", " "))], objects=objects
-    )
+    question = f"Which {slot} do two of {LISTED[3]} share?"
+    return asking.draft((question, f"{value.capitalize()}."), [(slot, value)], objects=objects)
 
 
 def is_further(asking: Asking) -> Draft | None:
     """Whether one is left of, right of, higher or lower than another."""
     objects = regions(asking, 2)
-    if objects is None:
-        return None
     words = asking.choose(tuple(POSITIONS))
-    axis, sign = POSITIONS[words]
-    along = along_axis(asking, objects, axis, sign)
-    if abs(along[0] - along[1]) < FURTHER:
+    said = None if objects is None else further(asking, objects, words)
+    if objects is None or said is None:
         return None
-    yes = "yes" if along[0] > along[1] else "no"
+    which, answer = said
     return asking.draft(
-        (f"Is <region> {words} <region>?", f"{yes.capitalize()}."), [("answer", yes)], objects=objects
+        (f"Is <region> {words} <region>?", answer),
+        [("answer", "no" if which else "yes")],
+        objects=objects,
+        known=_name_facts(asking, objects[which]),
     )
 
 
 def furthest(asking: Asking) -> Draft | None:
     """Which of two or three is furthest to one side."""
     objects = regions(asking, 2 + int(asking.rng.integers(2)))
-    if objects is None:
-        return None
     words = asking.choose(tuple(FURTHEST))
-    which = furthest_of(asking, objects, words)
-    if which is None:
+    which = None if objects is None else furthest_of(asking, objects, words)
+    it = None if objects is None else called(asking, objects, which)
+    if objects is None or which is None or it is None:
         return None
-    question = f"Which of {LISTED[len(objects)]} is {words}?"
-    return _which(asking, (question, f"The {ORDINALS[which]}."), which, objects)
+    return _named(asking, (f"Which of {LISTED[len(objects)]} is {words}?", f"{it}."), which, objects)
 
 
-def _which(asking: Asking, phrased: tuple[str, str], which: int, objects: tuple[int, ...]) -> Draft:
-    return asking.draft(phrased, [("which", ORDINALS[which])], objects=objects)
+def called(asking: Asking, objects: tuple[int, ...], which: int | None) -> str | None:
+    """What one of several is called by its colour and shape; None if another of them is, too, or for None."""
+    names = [name(asking.sight, number) for number in objects]
+    return None if which is None or names.count(names[which]) > 1 else f"The {names[which]}"
+
+
+def alike(asking: Asking, objects: tuple[int, ...], slot: str) -> str:
+    """What two are, and then whether that is the same: "Red and blue: no."."""
+    values = [attribute(asking, number, slot) for number in objects]
+    one, other = (article(value) if slot == "shape" else value for value in values)
+    return f"{one.capitalize()} and {other}: {'yes' if values[0] == values[1] else 'no'}."
+
+
+def in_common(asking: Asking, objects: tuple[int, ...], slot: str) -> str | None:
+    """What just two of three have; None if it is none, or all of them."""
+    values = [attribute(asking, number, slot) for number in objects]
+    return next((value for value in values if values.count(value) == 2), None)
+
+
+def further(asking: Asking, objects: tuple[int, ...], words: str) -> tuple[int, str] | None:
+    """The place of the one of two that is further to a side, and the answer, which says if it is the first.
+
+    None if they are too near to each other, or called the same.
+    """
+    more, axis, sign = POSITIONS[words]
+    along = along_axis(asking, objects, axis, sign)
+    which = int(along[1] > along[0])
+    it = called(asking, objects, which)
+    if it is None or abs(along[0] - along[1]) < FURTHER:
+        return None
+    return which, f"{it} is {more}: {'no' if which else 'yes'}."
+
+
+def _named(asking: Asking, phrased: tuple[str, str], which: int, objects: tuple[int, ...]) -> Draft:
+    return asking.draft(phrased, _name_facts(asking, objects[which]), objects=objects)
+
+
+def _name_facts(asking: Asking, number: int) -> list[tuple[str, str]]:
+    return [(slot, attribute(asking, number, slot)) for slot in ("color", "shape")]
 
 
 def _asked(asking: Asking, number: int) -> bool:
     return asking.sight.recognizable(number, asking.newest)
 
 
-def regions(asking: Asking, count: int, *, alike: bool = False) -> tuple[int, ...] | None:
-    """The object and others, in random order; ``alike``: every other time one that has something of it."""
+def regions(asking: Asking, count: int, *, related: bool = False) -> tuple[int, ...] | None:
+    """The object and others, in random order; ``related``: every other time one that has something of it."""
     others = asking.others(len(asking.sight.scene.objects), lambda number: _asked(asking, number))
-    if alike:
+    if related:
         slot = asking.choose(tuple(SAME))
         if asking.rng.random() < 0.5:
             own = attribute(asking, asking.number, slot)

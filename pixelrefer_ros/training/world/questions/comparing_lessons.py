@@ -3,34 +3,35 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from pixelrefer_ros.training.world.questions.comparing import (
-    FURTHER,
     FURTHEST,
     LISTED,
-    ORDINALS,
-    PAIRS,
-    POSITIONS,
     SAME,
-    along_axis,
+    alike,
     attribute,
+    called,
     extreme,
+    further,
     furthest_of,
+    in_common,
     regions,
 )
-from pixelrefer_ros.training.world.questions.draft import Asking, Draft, article
+from pixelrefer_ros.training.world.questions.draft import Asking, Draft
 
 DECISIONS = 14
 """Of a lesson at most: three objects would offer three times as many."""
+ORDINALS = ("first", "second", "third")
 
 _WORDS = {"color": "color", "shape": "shape", "surface": "pattern"}
 
 
 def ordered(asking: Asking) -> Draft | None:
-    """A lesson: what the first of them is, and which of them is the red one.
+    """A lesson: what the first of them is, and what else the red one is.
 
-    Which is which has to be told apart before it can be said which is the larger one.
+    Which is which has to be told apart before they can be compared.
     """
     objects = _objects(asking)
     if objects is None:
@@ -43,25 +44,27 @@ def ordered(asking: Asking) -> Draft | None:
         ]
         for slot in _own(asking, objects, number):
             words = attribute(asking, number, slot)
-            words = words if slot == "shape" else f"{words} one"
-            items.append((f"the {words}", f"The {ORDINALS[place]}."))
+            words = f"the {words}" if slot == "shape" else f"the {words} one"
             other = asking.choose([word for word in _WORDS if word != slot])
-            items.append((f"{_WORDS[other]} of the {words}", attribute(asking, number, other)))
+            items.append((f"{_WORDS[other]} of {words}", attribute(asking, number, other)))
     return asking.lesson(_question(objects), items, objects=objects, most=DECISIONS)
 
 
 def compared(asking: Asking) -> Draft | None:
-    """A lesson: whether the first is this, what they have in common, and in which they differ."""
+    """A lesson: what they have in common, and in which they differ."""
     objects = _objects(asking)
     if objects is None:
         return None
-    items = [*_each(asking, objects), *_shared(asking, objects), *_positions(asking, objects)]
-    items += [(words, f"The {ORDINALS[which]}.") for words, which in _outermost(asking, objects)]
+    items = [*_of_pairs(asking, objects), *_outermost(asking, objects)]
+    for slot, word in _WORDS.items():
+        value = in_common(asking, objects, slot)
+        if value is not None and len(objects) == 3:
+            items.append((f"{word} of two", f"{value.capitalize()}."))
     return asking.lesson(_question(objects), items, objects=objects, most=DECISIONS)
 
 
 def _objects(asking: Asking) -> tuple[int, ...] | None:
-    return regions(asking, 2 + int(asking.rng.integers(2)), alike=True)
+    return regions(asking, 2 + int(asking.rng.integers(2)), related=True)
 
 
 def _question(objects: tuple[int, ...]) -> str:
@@ -76,59 +79,27 @@ def _own(asking: Asking, objects: tuple[int, ...], number: int) -> Iterator[str]
             yield slot
 
 
-def _each(asking: Asking, objects: tuple[int, ...]) -> Iterator[tuple[str, str]]:
-    """Whether the first is this and the second that, in words that are true of one of them."""
-    for place, number in enumerate(objects):
-        slot = asking.choose(tuple(SAME))
-        words = attribute(asking, objects[int(asking.rng.integers(len(objects)))], slot)
-        said = article(words) if slot == "shape" else words
-        yes = words == attribute(asking, number, slot)
-        yield f"the {ORDINALS[place]} is {said}", "Yes" if yes else "No"
-
-
-def _shared(asking: Asking, objects: tuple[int, ...]) -> Iterator[tuple[str, str]]:
-    """What two of them have in common, with as many in which they differ: else "No" would nearly do."""
-    alike: list[str] = []
-    different: list[str] = []
-    for slot, word in _WORDS.items():
-        values = [attribute(asking, number, slot) for number in objects]
-        same = [pair for pair in PAIRS if max(pair) < len(objects) and values[pair[0]] == values[pair[1]]]
-        for pair, names in PAIRS.items():
-            if max(pair) < len(objects):
-                (alike if pair in same else different).append(f"{names} same {word}")
-        if len(objects) == 3 and len(same) == 1:
-            yield f"which two same {word}", f"The {PAIRS[same[0]]}."
-    for words in alike:
-        yield words, "Yes"
-    for place in asking.rng.permutation(len(different))[: len(alike)]:
-        yield different[int(place)], "No"
-
-
-def _positions(asking: Asking, objects: tuple[int, ...]) -> Iterator[tuple[str, str]]:
-    """Whether one is left of another, or higher: each of a pair once, in random order."""
-    for pair in PAIRS:
-        if max(pair) >= len(objects):
-            continue
+def _of_pairs(asking: Asking, objects: tuple[int, ...]) -> Iterator[tuple[str, str]]:
+    """Whether two are the same, and whether one is left of the other, or higher, in random order."""
+    for pair in itertools.combinations(range(len(objects)), 2):
         one, other = pair if asking.rng.random() < 0.5 else pair[::-1]
-        for words in (
-            asking.choose(("to the left of", "to the right of")),
-            asking.choose(("higher than", "lower than")),
-        ):
-            along = along_axis(asking, (objects[one], objects[other]), *POSITIONS[words])
-            if abs(along[0] - along[1]) >= FURTHER:
-                yield (
-                    f"the {ORDINALS[one]} {words} the {ORDINALS[other]}",
-                    "Yes" if along[0] > along[1] else "No",
-                )
+        two = (objects[one], objects[other])
+        names = (ORDINALS[one], ORDINALS[other])
+        for slot, word in _WORDS.items():
+            yield f"{names[0]} and {names[1]} same {word}", alike(asking, two, slot)
+        for options in (("to the left of", "to the right of"), ("higher than", "lower than")):
+            words = asking.choose(options)
+            said = further(asking, two, words)
+            if said is not None:
+                yield f"{names[0]} {words} the {names[1]}", said[1]
 
 
-def _outermost(asking: Asking, objects: tuple[int, ...]) -> Iterator[tuple[str, int]]:
-    """What only one of them is, where that is clear, and its place among them."""
-    for words in FURTHEST:
-        which = furthest_of(asking, objects, words)
-        if which is not None:
-            yield words, which
+def _outermost(asking: Asking, objects: tuple[int, ...]) -> Iterator[tuple[str, str]]:
+    """What only one of them is, where that is clear, and what that one is called."""
+    found = {words: furthest_of(asking, objects, words) for words in FURTHEST}
     for of_two, of_three, most in (("larger", "largest", True), ("smaller", "smallest", False)):
-        which = extreme(asking, objects, most=most)
-        if which is not None:
-            yield of_two if len(objects) == 2 else of_three, which
+        found[of_two if len(objects) == 2 else of_three] = extreme(asking, objects, most=most)
+    for words, which in found.items():
+        it = called(asking, objects, which)
+        if it is not None:
+            yield words, f"{it}."
