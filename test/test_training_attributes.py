@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_training_language import MICRO
+from micro_language import MICRO
 
 from pixelrefer_ros.model import PATCH
 from pixelrefer_ros.training.attributes import (

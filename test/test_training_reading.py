@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from micro_language import MICRO
 from safetensors.torch import load_file
-from test_training_language import MICRO
 
 from pixelrefer_ros.training.attributes import teach_attributes
 from pixelrefer_ros.training.checkpoints import new_checkpoint, new_network, tokenizer_of

@@ -86,11 +86,11 @@ _AROUND = ("next_to", "beside", "is_beside", "in_front", "behind", "describe_det
 _VIDEO = ("motion", "moving", "is_motion", "hidden_when", "hidden_ever", "place_at", "watched")
 PARTS = (
     Part(390, _ONE, alone=True),
-    Part(390, ("ordered",), rehearsed=_ONE, alone=True),
-    Part(600, (*_COMPARED, "compared", "compared", "ordered"), rehearsed=_ONE, alone=True),
+    Part(300, ("ordered",), rehearsed=_ONE, alone=True),
+    Part(550, (*_COMPARED, "compared", "compared", "ordered"), rehearsed=_ONE, alone=True),
     Part(330, (*_AROUND, "around"), rehearsed=(*_ONE, *_COMPARED, "ordered")),
     Part(450, _VIDEO, SCENE, rehearsed=(*_ONE, *_COMPARED, *_AROUND, "ordered")),
-    Part(440, (*KINDS, *LESSONS), SCENE),
+    Part(580, (*KINDS, *LESSONS), SCENE),
 )
 """One skill after the other, each from what the one before has taught, and none of them alone in the end.
 

@@ -173,7 +173,7 @@ def checked(asking: Asking) -> Draft | None:
         said = article(asked) if slot == "shape" else PLACE_PHRASES[asked] if slot == "place" else asked
         items.append((said, "Yes" if asked == true[slot] else "No"))
     if at is not None:
-        items.append(("where", PLACE_PHRASES[at]))
+        items.append(("where", at))
     return asking.lesson("Check <region>.", items)
 
 

@@ -119,8 +119,7 @@ def around(asking: Asking) -> Draft | None:
     items = []
     for where, who in found.items():
         side = _ALL_SIDES[where]
-        named = article(who)
-        items.append((side, "Nothing." if who == NOTHING else f"{named[0].upper()}{named[1:]}."))
+        items.append((side, who))
         for asked in (who, asking.choose(present), f"{asking.choose(tuple(COLORS))} {asking.choose(SHAPES)}"):
             if asked != NOTHING and asking.rng.random() < 0.5:
                 items.append((f"{article(asked)} {side}", "Yes" if asked == who else "No"))

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Questions about two or three regions at the same time.
 
-Answers say what was seen before what follows from it: "Red and blue: no.". A language model then decides from
-the words that it has just said, and one that calls the larger object by its name has only to look at it.
+Answers say what was seen before what follows from it: "They are red and blue: no.". A language model then
+decides from the words that it has just said, and one that calls the larger object by its name has only to
+look at it.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ FURTHER = 0.1
 
 LISTED = {2: "<region> and <region>", 3: "<region>, <region> and <region>"}
 _LARGER = (
-    ("Which is larger, <region> or <region>?", "{It}."),
-    ("Compare <region> and <region>: which one is larger?", "{It} is larger."),
+    ("Which is larger, <region> or <region>?", "The {it}."),
+    ("Compare <region> and <region>: which one is larger?", "The {it} is larger."),
 )
 _SMALLER = (
-    ("Which is smaller, <region> or <region>?", "{It}."),
-    ("Compare <region> and <region>: which one is smaller?", "{It} is smaller."),
+    ("Which is smaller, <region> or <region>?", "The {it}."),
+    ("Compare <region> and <region>: which one is smaller?", "The {it} is smaller."),
 )
 SAME = {
     "color": ("Are <region> and <region> the same color?", "Do <region> and <region> have the same color?"),
@@ -34,6 +35,7 @@ SAME = {
         "Is the pattern of <region> and <region> the same?",
     ),
 }
+_THEY = {"color": "They are", "shape": "The shapes are", "surface": "They are"}
 POSITIONS = {
     "to the left of": ("further left", 0, -1),
     "to the right of": ("further right", 0, 1),
@@ -56,7 +58,7 @@ def larger(asking: Asking) -> Draft | None:
     it = None if objects is None else called(asking, objects, which)
     if objects is None or which is None or it is None:
         return None
-    return _named(asking, asking.phrase(_LARGER if most else _SMALLER, It=it), which, objects)
+    return _named(asking, asking.phrase(_LARGER if most else _SMALLER, it=it), which, objects)
 
 
 def largest(asking: Asking) -> Draft | None:
@@ -68,7 +70,7 @@ def largest(asking: Asking) -> Draft | None:
     if objects is None or which is None or it is None:
         return None
     question = f"Which of {LISTED[3]} is the {'largest' if most else 'smallest'}?"
-    return _named(asking, (question, f"{it}."), which, objects)
+    return _named(asking, (question, f"The {it}."), which, objects)
 
 
 def same(asking: Asking) -> Draft | None:
@@ -81,7 +83,7 @@ def same(asking: Asking) -> Draft | None:
         return None
     objects = (asking.number, fitting[0])
     return asking.draft(
-        (asking.choose(SAME[slot]), alike(asking, objects, slot)),
+        (asking.choose(SAME[slot]), f"{_THEY[slot]} {alike(asking, objects, slot)}."),
         [("answer", "yes" if true else "no")],
         objects=objects,
         known=[(slot, attribute(asking, number, slot)) for number in objects],
@@ -96,20 +98,22 @@ def shared(asking: Asking) -> Draft | None:
     if objects is None or value is None:
         return None
     question = f"Which {slot} do two of {LISTED[3]} share?"
-    return asking.draft((question, f"{value.capitalize()}."), [(slot, value)], objects=objects)
+    said = article(value) if slot == "shape" else value
+    return asking.draft((question, f"It is {said}."), [(slot, value)], objects=objects)
 
 
 def is_further(asking: Asking) -> Draft | None:
     """Whether one is left of, right of, higher or lower than another."""
     objects = regions(asking, 2)
     words = asking.choose(tuple(POSITIONS))
-    said = None if objects is None else further(asking, objects, words)
-    if objects is None or said is None:
+    which = None if objects is None else further(asking, objects, words)
+    it = None if objects is None else called(asking, objects, which)
+    if objects is None or which is None or it is None:
         return None
-    which, answer = said
+    yes = "no" if which else "yes"
     return asking.draft(
-        (f"Is <region> {words} <region>?", answer),
-        [("answer", "no" if which else "yes")],
+        (f"Is <region> {words} <region>?", f"The {it} is {POSITIONS[words][0]}: {yes}."),
+        [("answer", yes)],
         objects=objects,
         known=_name_facts(asking, objects[which]),
     )
@@ -123,20 +127,19 @@ def furthest(asking: Asking) -> Draft | None:
     it = None if objects is None else called(asking, objects, which)
     if objects is None or which is None or it is None:
         return None
-    return _named(asking, (f"Which of {LISTED[len(objects)]} is {words}?", f"{it}."), which, objects)
+    return _named(asking, (f"Which of {LISTED[len(objects)]} is {words}?", f"The {it}."), which, objects)
 
 
 def called(asking: Asking, objects: tuple[int, ...], which: int | None) -> str | None:
     """What one of several is called by its colour and shape; None if another of them is, too, or for None."""
     names = [name(asking.sight, number) for number in objects]
-    return None if which is None or names.count(names[which]) > 1 else f"The {names[which]}"
+    return None if which is None or names.count(names[which]) > 1 else names[which]
 
 
 def alike(asking: Asking, objects: tuple[int, ...], slot: str) -> str:
-    """What two are, and then whether that is the same: "Red and blue: no."."""
-    values = [attribute(asking, number, slot) for number in objects]
-    one, other = (article(value) if slot == "shape" else value for value in values)
-    return f"{one.capitalize()} and {other}: {'yes' if values[0] == values[1] else 'no'}."
+    """What two are, and then whether that is the same: "red and blue: no"."""
+    one, other = (attribute(asking, number, slot) for number in objects)
+    return f"{one} and {other}: {'yes' if one == other else 'no'}"
 
 
 def in_common(asking: Asking, objects: tuple[int, ...], slot: str) -> str | None:
@@ -145,18 +148,11 @@ def in_common(asking: Asking, objects: tuple[int, ...], slot: str) -> str | None
     return next((value for value in values if values.count(value) == 2), None)
 
 
-def further(asking: Asking, objects: tuple[int, ...], words: str) -> tuple[int, str] | None:
-    """The place of the one of two that is further to a side, and the answer, which says if it is the first.
-
-    None if they are too near to each other, or called the same.
-    """
-    more, axis, sign = POSITIONS[words]
+def further(asking: Asking, objects: tuple[int, ...], words: str) -> int | None:
+    """The place of the one of two that is further to a side; None if they are too near to each other."""
+    _, axis, sign = POSITIONS[words]
     along = along_axis(asking, objects, axis, sign)
-    which = int(along[1] > along[0])
-    it = called(asking, objects, which)
-    if it is None or abs(along[0] - along[1]) < FURTHER:
-        return None
-    return which, f"{it} is {more}: {'no' if which else 'yes'}."
+    return None if abs(along[0] - along[1]) < FURTHER else int(along[1] > along[0])
 
 
 def _named(asking: Asking, phrased: tuple[str, str], which: int, objects: tuple[int, ...]) -> Draft:

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from pixelrefer_ros.training.world.questions.about_one import PLACE_PHRASES
 from pixelrefer_ros.training.world.questions.comparing import (
     FURTHEST,
     LISTED,
@@ -21,7 +23,7 @@ from pixelrefer_ros.training.world.questions.comparing import (
 )
 from pixelrefer_ros.training.world.questions.draft import Asking, Draft
 
-DECISIONS = 14
+DECISIONS = 8
 """Of a lesson at most: three objects would offer three times as many."""
 ORDINALS = ("first", "second", "third")
 
@@ -42,9 +44,7 @@ def ordered(asking: Asking) -> Draft | None:
             (f"{word} of the {ORDINALS[place]}", attribute(asking, number, slot))
             for slot, word in _WORDS.items()
         ]
-        for slot in _own(asking, objects, number):
-            words = attribute(asking, number, slot)
-            words = f"the {words}" if slot == "shape" else f"the {words} one"
+        for slot, words in _only(asking, objects, number):
             other = asking.choose([word for word in _WORDS if word != slot])
             items.append((f"{_WORDS[other]} of {words}", attribute(asking, number, other)))
     return asking.lesson(_question(objects), items, objects=objects, most=DECISIONS)
@@ -59,7 +59,7 @@ def compared(asking: Asking) -> Draft | None:
     for slot, word in _WORDS.items():
         value = in_common(asking, objects, slot)
         if value is not None and len(objects) == 3:
-            items.append((f"{word} of two", f"{value.capitalize()}."))
+            items.append((f"{word} of two", value))
     return asking.lesson(_question(objects), items, objects=objects, most=DECISIONS)
 
 
@@ -71,12 +71,25 @@ def _question(objects: tuple[int, ...]) -> str:
     return f"Compare {LISTED[len(objects)]}."
 
 
-def _own(asking: Asking, objects: tuple[int, ...], number: int) -> Iterator[str]:
-    """The attributes that only one of them has."""
-    for slot in SAME:
-        values = [attribute(asking, other, slot) for other in objects]
-        if values.count(attribute(asking, number, slot)) == 1:
-            yield slot
+def _only(asking: Asking, objects: tuple[int, ...], number: int) -> Iterator[tuple[str, str]]:
+    """What only one of them is, and words for it: the red one, the star, the large one, the one on the left.
+
+    Which is the largest, or furthest to the left, is found as these are.
+    """
+    of_slots: dict[str, Callable[[int], str | None]] = {
+        **{slot: functools.partial(attribute, asking, slot=slot) for slot in SAME},
+        "size": lambda n: asking.sight.size(n, asking.newest),
+        "place": lambda n: asking.sight.place(n, asking.newest),
+    }
+    for slot, of in of_slots.items():
+        values = [of(other) for other in objects]
+        own = of(number)
+        if own is None or None in values or values.count(own) > 1:
+            continue
+        if slot == "place":
+            yield slot, f"the one {PLACE_PHRASES[own]}"
+        else:
+            yield slot, f"the {own}" if slot == "shape" else f"the {own} one"
 
 
 def _of_pairs(asking: Asking, objects: tuple[int, ...]) -> Iterator[tuple[str, str]]:
@@ -89,9 +102,10 @@ def _of_pairs(asking: Asking, objects: tuple[int, ...]) -> Iterator[tuple[str, s
             yield f"{names[0]} and {names[1]} same {word}", alike(asking, two, slot)
         for options in (("to the left of", "to the right of"), ("higher than", "lower than")):
             words = asking.choose(options)
-            said = further(asking, two, words)
-            if said is not None:
-                yield f"{names[0]} {words} the {names[1]}", said[1]
+            which = further(asking, two, words)
+            it = called(asking, two, which)
+            if it is not None:
+                yield f"{names[0]} {words} the {names[1]}", f"{it}: {'no' if which else 'yes'}"
 
 
 def _outermost(asking: Asking, objects: tuple[int, ...]) -> Iterator[tuple[str, str]]:
@@ -102,4 +116,4 @@ def _outermost(asking: Asking, objects: tuple[int, ...]) -> Iterator[tuple[str, 
     for words, which in found.items():
         it = called(asking, objects, which)
         if it is not None:
-            yield words, f"{it}."
+            yield words, it

@@ -96,7 +96,8 @@ class Asking:
         """Many things decided in one answer, in random order.
 
         The answer holds what is asked, one thing after the other, each with what is to be said to it. What is
-        asked is heard, not learned: to guess it would be most of the work, and teach nothing.
+        asked is heard, not learned: to guess it would be most of the work, and teach nothing. What is said
+        begins with what is decided: behind as little as a "The" it stayed a guess.
 
         Args:
             question: with one ``<region>`` per object.

@@ -137,20 +137,17 @@ def watched(asking: Asking) -> Draft | None:
     if motion is not None:
         items += [(asked, "Yes" if word == motion else "No") for word, asked in _ASKED.items()]
         items = [item for item in items if item[1] == "Yes" or asking.rng.random() < 0.5]
-        items.append(("what it does", f"It {MOTION_PHRASES[motion]}."))
+        items.append(("what it does", MOTION_PHRASES[motion]))
     if hidden is not None:
         never = isinstance(hidden, str)
         items += [("hidden", "No" if never else "Yes"), ("always visible", "Yes" if never else "No")]
-        if isinstance(hidden, str):
-            when = "It was never hidden."
-        else:
-            when = "Between {start} s and {end} s.".format(**times(hidden))
+        when = "never" if isinstance(hidden, str) else "{start} s to {end} s".format(**times(hidden))
         items.append(("when hidden", when))
     for index in asking.views:
         place = asking.sight.place(asking.number, index)
         if place is not None:
             time = seconds((index - asking.views[0]) / asking.sight.scene.rate_hz)
-            items.append((f"at {time} s", PLACE_PHRASES[place]))
+            items.append((f"at {time} s", place))
     return asking.lesson("Watch <region>.", items)
 
 
