@@ -16,6 +16,7 @@ import os
 import shlex
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,8 @@ TRACKER_PRECISIONS = ("fp32", "fp16")
 
 def language_scores(model: Path, exports: Path, scenes: int, questions: int) -> dict[str, dict[str, Any]]:
     """By precision: right answers, all answers, and the table's rows of seen combinations."""
-    folders = {CHECKPOINT: model}
-    for precision in LANGUAGE_MAY_LOSE:
-        folders[precision] = exports / f"language-{precision}"
-        export(model, folders[precision], precision)
     found = {}
-    for name, folder in folders.items():
+    for name, folder in exported(model, exports / "language", LANGUAGE_MAY_LOSE).items():
         report = evaluate_shapes(folder, None, seed=0, scenes=scenes, questions=questions)
         rows = [row for which in ("seen", "unseen") for row in report["answers"][which]["rows"].values()]
         found[name] = {
@@ -53,12 +50,8 @@ def language_scores(model: Path, exports: Path, scenes: int, questions: int) -> 
 
 def tracker_scores(model: Path, exports: Path, scenes: int) -> dict[str, dict[str, Any]]:
     """J and J&F by precision."""
-    folders = {CHECKPOINT: model}
-    for precision in TRACKER_PRECISIONS:
-        folders[precision] = exports / f"tracker-{precision}"
-        export(model, folders[precision], precision)
     found = {}
-    for name, folder in folders.items():
+    for name, folder in exported(model, exports / "tracker", TRACKER_PRECISIONS).items():
         report = evaluate_shapes(None, folder, seed=0, scenes=1, tracker_scenes=scenes)
         rows = [row for row in TRACKER_GOALS if not row.startswith("category")]
         found[name] = {row: tracker_cell(report, row)[0] for row in rows}
@@ -66,10 +59,16 @@ def tracker_scores(model: Path, exports: Path, scenes: int) -> dict[str, dict[st
     return found
 
 
-def export(model: Path, out: Path, precision: str) -> None:
-    """Exports a checkpoint as a user would."""
-    if code := pixelrefer(["export", str(model), "--out", str(out), "--precision", precision]):
-        raise SystemExit(f"pixelrefer export {model} --precision {precision} ended with {code}")
+def exported(model: Path, out: Path, precisions: Iterable[str]) -> dict[str, Path]:
+    """The checkpoint and its exports, made as a user would, by name."""
+    folders = {CHECKPOINT: model}
+    for precision in precisions:
+        folders[precision] = out / precision
+        if code := pixelrefer(
+            ["export", str(model), "--out", str(out / precision), "--precision", precision]
+        ):
+            raise SystemExit(f"pixelrefer export {model} --precision {precision} ended with {code}")
+    return folders
 
 
 def page(result: dict[str, Any]) -> str:

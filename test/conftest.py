@@ -87,6 +87,42 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             raise pytest.UsageError(f"{alone[0]} is in no group of pytest-xdist: use the pinned versions")
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Torch keeps to one core: the machine is shared by other tests."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def micro_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of `micro_language.MICRO` in float32, with random weights."""
+    import torch
+    from micro_language import MICRO
+
+    from pixelrefer_ros.training.checkpoints import new_checkpoint, new_network, write_network
+
+    made = tmp_path_factory.mktemp("micro")
+    new_checkpoint(made, MICRO, seed=0)
+    write_network(new_network(made, seed=0), made, made, dtype=torch.float32)
+    return made
+
+
+@pytest.fixture(scope="module")
+def micro_batches(micro_folder: Path) -> Any:
+    """Batches of `micro_language.STAGE` for it."""
+    from micro_language import STAGE
+
+    from pixelrefer_ros.training.checkpoints import new_network
+    from pixelrefer_ros.training.world_data import WorldBatches
+
+    return WorldBatches(micro_folder, new_network(micro_folder, seed=0).config, STAGE, seed=1, scenes=2)
+
+
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random PixelRefer-Lite checkpoint in the released layout."""

@@ -28,15 +28,7 @@ from pixelrefer_ros.training.world import (
 )
 from pixelrefer_ros.training.world_data import WorldBatches
 
-pytest_plugins = ["micro_language"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_a_batch_is_the_same_whoever_draws_it(micro_batches):

@@ -126,18 +126,18 @@ def test_the_one_that_is_further_is_named_and_is_the_first_or_not(seed):
 @given(seeds)
 def test_the_first_is_told_from_the_second_by_what_each_of_them_is(seed):
     for example, decided in lessons(seed, "ordered"):
+        sight = Sight(Renderer(cast_scene(example.scene_seed, SMALL)))
+        own, at = list(enumerate(example.objects)), example.frame_indices[0]
         for heard, said in decided.items():
             asked, _, whose = heard.rpartition(" of the ")
             if whose in NAMES:
                 assert said == value(example, NAMES.index(whose), asked)
                 continue
-            word = whose.removesuffix(" one")
-            if word in {*COLORS, *SURFACES, *SHAPES}:
-                owners = [p for p in range(len(example.objects)) if word in combination(example, p)]
-                assert [said] == [value(example, place, asked) for place in owners]
-            else:
-                assert word in SIZES or word.startswith("one ")
-                assert said in [value(example, place, asked) for place in range(len(example.objects))]
+            word = whose.removesuffix(" one").removeprefix("one ")
+            shown = [(*combination(example, n), sight.size(o, at), sight.place(o, at)) for n, o in own]
+            wanted = word if word in {*COLORS, *SURFACES, *SHAPES, *SIZES} else re.sub(r"^\w+ the ", "", word)
+            owners = [n for n, words in enumerate(shown) if wanted in words]
+            assert [said] == [value(example, n, asked) for n in owners]
 
 
 @few

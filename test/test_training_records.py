@@ -11,7 +11,6 @@ import av
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from pixelrefer_ros.errors import BadQuestion, ImageError, InputFileError, ParameterError
 from pixelrefer_ros.model import PixelReferLite, write_tiny_checkpoint
@@ -26,12 +25,7 @@ from pixelrefer_ros.training.text_rows import IGNORED
 HEIGHT, WIDTH = 48, 64
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def picture(number: int) -> np.ndarray:

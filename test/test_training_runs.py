@@ -46,15 +46,7 @@ from pixelrefer_ros.training.world import (
 )
 from pixelrefer_ros.training.world_data import WorldBatches
 
-pytest_plugins = ["micro_language"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_validation_keeps_the_best_weights_of_a_stage(micro_folder, tmp_path):

@@ -36,12 +36,7 @@ SIZE = 64
 CALM = SceneSettings(frames=12, size=(320, 240), objects=(1, 2), occlusion="none")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 PICTURES = TrackerStage("pictures", (CALM,), scenes=2, length=1, pictures=2)

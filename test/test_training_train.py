@@ -16,13 +16,7 @@ from pixelrefer_ros.training.checkpoints import trainable_network, weights_of
 from pixelrefer_ros.training.language import Learner, Rates, rates_of
 from pixelrefer_ros.training.lora import TARGETS, add_low_rank, merge_low_rank
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def arguments(*given: object) -> argparse.Namespace:

@@ -95,8 +95,8 @@ PARTS = (
 """One skill after the other, each from what the one before has taught, and none of them alone in the end.
 
 To match a question's word to an object's signs comes before anything that is built on it. What the first of
-several objects is, is learned within some hundred steps where nearly everything asks for it, and not in three
-thousand where one answer in thirty does."""
+several objects is, is learned within some hundred steps where nearly everything asks for it, and was not in
+a thousand where few of the questions did."""
 FLAT = 0.75
 """Share of the steps at the highest rate: what comes last has to be learned, too."""
 _REHEARSAL = 4

@@ -8,6 +8,8 @@ look at it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from pixelrefer_ros.training.world.questions.draft import Asking, Draft, article
@@ -54,10 +56,10 @@ def larger(asking: Asking) -> Draft | None:
     """Which of two is larger, or smaller."""
     objects = regions(asking, 2)
     most = asking.rng.random() < 0.5
-    which = None if objects is None else extreme(asking, objects, most=most)
-    it = None if objects is None else called(asking, objects, which)
-    if objects is None or which is None or it is None:
+    found = _found(asking, objects, lambda several: extreme(asking, several, most=most))
+    if found is None:
         return None
+    objects, which, it = found
     return _named(asking, asking.phrase(_LARGER if most else _SMALLER, it=it), which, objects)
 
 
@@ -65,10 +67,10 @@ def largest(asking: Asking) -> Draft | None:
     """Which of three is largest, or smallest."""
     objects = regions(asking, 3)
     most = asking.rng.random() < 0.5
-    which = None if objects is None else extreme(asking, objects, most=most)
-    it = None if objects is None else called(asking, objects, which)
-    if objects is None or which is None or it is None:
+    found = _found(asking, objects, lambda several: extreme(asking, several, most=most))
+    if found is None:
         return None
+    objects, which, it = found
     question = f"Which of {LISTED[3]} is the {'largest' if most else 'smallest'}?"
     return _named(asking, (question, f"The {it}."), which, objects)
 
@@ -106,10 +108,10 @@ def is_further(asking: Asking) -> Draft | None:
     """Whether one is left of, right of, higher or lower than another."""
     objects = regions(asking, 2)
     words = asking.choose(tuple(POSITIONS))
-    which = None if objects is None else further(asking, objects, words)
-    it = None if objects is None else called(asking, objects, which)
-    if objects is None or which is None or it is None:
+    found = _found(asking, objects, lambda several: further(asking, several, words))
+    if found is None:
         return None
+    objects, which, it = found
     yes = "no" if which else "yes"
     return asking.draft(
         (f"Is <region> {words} <region>?", f"The {it} is {POSITIONS[words][0]}: {yes}."),
@@ -123,11 +125,22 @@ def furthest(asking: Asking) -> Draft | None:
     """Which of two or three is furthest to one side."""
     objects = regions(asking, 2 + int(asking.rng.integers(2)))
     words = asking.choose(tuple(FURTHEST))
-    which = None if objects is None else furthest_of(asking, objects, words)
-    it = None if objects is None else called(asking, objects, which)
-    if objects is None or which is None or it is None:
+    found = _found(asking, objects, lambda several: furthest_of(asking, several, words))
+    if found is None:
         return None
+    objects, which, it = found
     return _named(asking, (f"Which of {LISTED[len(objects)]} is {words}?", f"The {it}."), which, objects)
+
+
+def _found(
+    asking: Asking, objects: tuple[int, ...] | None, which_of: Callable[[tuple[int, ...]], int | None]
+) -> tuple[tuple[int, ...], int, str] | None:
+    """Several objects, the place of the one in question among them, and its name; None if any is missing."""
+    if objects is None:
+        return None
+    which = which_of(objects)
+    it = called(asking, objects, which)
+    return None if which is None or it is None else (objects, which, it)
 
 
 def called(asking: Asking, objects: tuple[int, ...], which: int | None) -> str | None:
