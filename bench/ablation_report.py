@@ -153,7 +153,11 @@ def lines(results: Sequence[Result]) -> Iterator[str]:
         yield "**A smoke run: a few steps of a tiny model. These numbers mean nothing.**"
         yield ""
     recipe = first["recipe"]
-    stages = (("attribute_steps", "on attributes"), ("reading_steps", "of reading"))
+    stages = (
+        ("attribute_steps", "on attributes"),
+        ("reading_steps", "of reading"),
+        ("asking_steps", "of asking"),
+    )
     before = "".join(f"{recipe[name]} steps {what}, " for name, what in stages if recipe.get(name))
     yield (
         f"The model of [training](training.md) trained from nothing, {before}"

@@ -39,6 +39,7 @@ from pixelrefer_ros.training.checkpoints import (
     tokenizer_of,
     trainable_network,
 )
+from pixelrefer_ros.training.curriculum import ASKING
 from pixelrefer_ros.training.data import make_batch
 from pixelrefer_ros.training.language import train_language
 from pixelrefer_ros.training.language_settings import RECIPE, TRAINING, LanguageSettings
@@ -61,8 +62,8 @@ def train(folder: Path, variant: Variant, settings: LanguageSettings, prepared: 
     """Trains a variant, or goes on with it; whether it is finished."""
     if prepared is not None and read_progress(folder / TRAINING) is None:
         progress = read_progress(prepared / TRAINING)
-        if progress is None or progress["stage"] != reading.STAGE or progress["step"] < progress["steps"]:
-            raise SystemExit(f"{prepared} has not just learned to read: {progress}")
+        if progress is None or progress["stage"] != ASKING.name or progress["step"] < progress["steps"]:
+            raise SystemExit(f"{prepared} has not just learned to be asked: {progress}")
         new_checkpoint(folder, settings.sizes, seed=settings.seed)
         (folder / TRAINING).mkdir()
         for name in (STATE, PROGRESS, reading.SIGNS):

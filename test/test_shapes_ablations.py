@@ -140,7 +140,14 @@ def result(name: str, small: float, large: float) -> dict:
         "title": VARIANTS[name].title,
         "scores": scores,
         "parameters": 1_000_000,
-        "recipe": {"steps": [10, 10], "seed": 0, "scenes": 4, "attribute_steps": 7, "reading_steps": 8},
+        "recipe": {
+            "steps": [10, 10],
+            "seed": 0,
+            "scenes": 4,
+            "attribute_steps": 7,
+            "reading_steps": 8,
+            "asking_steps": 9,
+        },
         "test_scenes": 9,
         "questions": 5,
         "smoke": False,
@@ -163,7 +170,7 @@ def test_the_page_has_every_variant_and_the_plot_is_a_picture():
     page = "\n".join(lines(results))
     for each in results:
         assert each["title"] in page
-    assert "7 steps on attributes, 8 steps of reading, 10 + 10 steps of 4 scenes" in page
+    assert "7 steps on attributes, 8 steps of reading, 9 steps of asking, 10 + 10 steps of 4 scenes" in page
     assert "60.0 ± 1.5" in page and all(measure.title in page for measure in MEASURES)
     assert ElementTree.fromstring("\n".join(plot(results))).tag.endswith("svg")  # noqa: S314 (our own text)
 
@@ -173,6 +180,7 @@ def test_what_variants_share_is_learned_once(tmp_path):
         attribute_steps=1,
         attribute_scenes=1,
         reading_steps=1,
+        asking_steps=1,
         reading_scenes=1,
         steps=(0, 0),
         sizes=SIZES,

@@ -12,14 +12,12 @@ from safetensors.torch import load_file
 
 from pixelrefer_ros.training.attributes import teach_attributes
 from pixelrefer_ros.training.checkpoints import new_checkpoint, new_network, tokenizer_of
+from pixelrefer_ros.training.curriculum import ASKING, READING, SCENE
 from pixelrefer_ros.training.language import LanguageSettings, losses, train_language
 from pixelrefer_ros.training.language_loss import AnswerLoss
 from pixelrefer_ros.training.loop import read_progress
 from pixelrefer_ros.training.reading import (
-    PARTS,
-    SCENE,
     SIGNS,
-    STAGE,
     ReadingBatches,
     reading_loss,
     share_right,
@@ -44,6 +42,7 @@ SETTINGS = LanguageSettings(
     attribute_steps=1,
     attribute_scenes=1,
     reading_steps=2,
+    asking_steps=1,
     reading_scenes=1,
     steps=(0, 0),
     sizes=MICRO,
@@ -107,22 +106,37 @@ def test_signs_and_answers_are_of_the_same_objects(folder, network):
 def test_the_first_batches_ask_of_few_kinds(folder, network):
     batches = ReadingBatches(folder, network.config, seed=0, scenes=4, steps=100)
     first, second, fourth, last = (batches[number] for number in (1, 20, 60, 99))
-    assert set(first.kinds) <= set(PARTS[0].kinds)
-    assert set(second.kinds) <= {*PARTS[1].kinds, *PARTS[1].rehearsed}
-    assert set(second.kinds) & set(PARTS[1].kinds)
-    assert set(second.kinds) & set(PARTS[1].rehearsed), "what was learned before is asked again"
+    assert set(first.kinds) <= set(READING.parts[0].kinds)
+    assert set(second.kinds) <= {*READING.parts[1].kinds, *READING.parts[1].rehearsed}
+    assert set(second.kinds) & set(READING.parts[1].kinds)
+    assert set(second.kinds) & set(READING.parts[1].rehearsed), "what was learned before is asked again"
     assert {"motion", "watched"} & set(last.kinds)
     assert len(first.facts.named[:, 3:].unique()) == 1, "at first signs say nothing of what is around"
     assert len(fourth.facts.named[:, 3:].unique()) > 1
 
 
 def test_the_parts_rehearse_only_what_has_been_asked_and_end_with_everything():
-    assert sum(part.steps for part in PARTS) == LanguageSettings().reading_steps
+    settings = LanguageSettings()
+    assert (READING.steps, ASKING.steps) == (settings.reading_steps, settings.asking_steps)
     asked: set[str] = set()
-    for part in PARTS:
+    for part in (*READING.parts, *ASKING.parts):
         assert set(part.rehearsed) <= asked
         asked |= set(part.kinds)
-    assert set(PARTS[-1].kinds) == OFFERED.keys()
+    assert set(READING.parts[-1].kinds) == set(ASKING.parts[-1].kinds) == OFFERED.keys()
+
+
+def test_ways_are_first_asked_of_two_frames(folder, network):
+    part = next(part for part in ASKING.parts if "motion" in part.kinds)
+    number = sum(before.steps for before in ASKING.parts[: ASKING.parts.index(part)])
+    batches = ReadingBatches(folder, network.config, seed=0, scenes=4, course=ASKING, steps=ASKING.steps)
+    batch = batches[number]
+    regions = [
+        int((ids == network.config.region_token_id).sum()) // network.config.mask_num
+        for ids, kind in zip(batch.rows.ids, batch.kinds, strict=True)
+        if kind in part.kinds
+    ]
+    assert regions
+    assert set(regions) == {2}
 
 
 def test_rights_are_shares_of_answers_and_of_what_is_said_in_lessons():
@@ -198,16 +212,16 @@ def test_a_stopped_run_goes_on_with_an_encoder_that_still_sees(tmp_path):
     state = tmp_path / "training"
     seen = new_network(tmp_path, seed=0)
     assert teach_attributes(seen, state, SETTINGS)
-    assert not teach_reading(seen, tmp_path, state, replace(SETTINGS, minutes=1e-9))
-    assert read_progress(state) == {"stage": STAGE, "step": 1, "steps": 2}
+    assert not teach_reading(seen, tmp_path, state, replace(SETTINGS, minutes=1e-9), READING, 2)
+    assert read_progress(state) == {"stage": READING.name, "step": 1, "steps": 2}
     again = new_network(tmp_path, seed=0)
-    assert teach_reading(again, tmp_path, state, SETTINGS)
+    assert teach_reading(again, tmp_path, state, SETTINGS, READING, 2)
     for name, value in seen.vision.state_dict().items():
         assert torch.equal(value, again.vision.state_dict()[name]), name
 
 
 def test_a_new_model_sees_then_reads_and_signs_are_not_shipped(tmp_path):
     assert train_language(tmp_path, SETTINGS)
-    assert read_progress(tmp_path / "training")["stage"] == STAGE
+    assert read_progress(tmp_path / "training") == {"stage": ASKING.name, "step": 1, "steps": 1}
     assert not any("signs" in name for name in load_file(tmp_path / "model.safetensors"))
     assert (tmp_path / "training" / SIGNS).exists(), "for the stage that aligns object tokens with them"

@@ -25,6 +25,7 @@ from pixelrefer_ros.training.checkpoints import (
     trainable_network,
     write_network,
 )
+from pixelrefer_ros.training.curriculum import ASKING, READING
 from pixelrefer_ros.training.data import Batch, loader
 from pixelrefer_ros.training.language_loss import told_loss, view_tokens
 from pixelrefer_ros.training.language_settings import (
@@ -100,7 +101,9 @@ def train_language(out: Path, settings: LanguageSettings) -> bool:
     (out / RECIPE).write_text(json.dumps(_recipe(settings, network), indent=1) + "\n", encoding="utf-8")
     if settings.start_from is None and not settings.data and not _prepared(network, source, state, settings):
         return False
-    signs = _signs(network, state)
+    signs = reading.signs_of(network, state)
+    if signs is not None:
+        signs.requires_grad_(False)
     kept: KeptBest | None = None
     for place, (stage, steps, rates) in enumerate(stages):
         if place < done or not steps:
@@ -135,21 +138,13 @@ def _prepared(network: PixelReferNetwork, source: Path, state: Path, settings: L
     if at == attributes.STAGE:
         if settings.attribute_steps and not attributes.teach_attributes(network, state, settings):
             return False
-        at = reading.STAGE
-    return (
-        at != reading.STAGE
-        or not settings.reading_steps
-        or reading.teach_reading(network, source, state, settings)
+        at = READING.name
+    courses = ((READING, settings.reading_steps), (ASKING, settings.asking_steps))
+    names = [course.name for course, _ in courses]
+    return at not in names or all(
+        not steps or reading.teach_reading(network, source, state, settings, course, steps)
+        for course, steps in courses[names.index(at) :]
     )
-
-
-def _signs(network: PixelReferNetwork, state: Path) -> Signs | None:
-    """What the language model learned to read; None where it did not."""
-    path = state / reading.SIGNS
-    if not path.exists():
-        return None
-    signs = Signs(network.config.language.hidden_size, network.config.mask_num)
-    return signs.load(path).to(network.device).requires_grad_(False)
 
 
 def losses(

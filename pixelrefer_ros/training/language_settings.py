@@ -51,9 +51,10 @@ class LanguageSettings:
         attribute_scenes: per step of that stage.
         attribute_rate: its learning rate at its highest.
         reading_steps: of the stage after it, in which the language model of a new model learns the world's
-            language (see `teach_reading`); 0 leaves it out.
-        reading_scenes: per step of that stage.
-        reading_rate: its learning rate at its highest.
+            language (see `READING`); 0 leaves it out.
+        asking_steps: of the stage after that, in which it learns to be asked (see `ASKING`); 0 leaves it out.
+        reading_scenes: per step of both.
+        reading_rate: the learning rate at its highest.
         steps: of each stage; 0 leaves the stage out.
         scenes: per step.
         surroundings: share of them that teaches the vision encoder; see `WorldBatches`.
@@ -81,6 +82,7 @@ class LanguageSettings:
     attribute_scenes: int = 20
     attribute_rate: float = 1.5e-3
     reading_steps: int = 2600
+    asking_steps: int = 1800
     reading_scenes: int = 4
     reading_rate: float = 2e-3
     steps: tuple[int, int] = (800, 1000)

@@ -31,6 +31,7 @@ _FLAGS = {
     "scenes": "--scenes",
     "attribute_steps": "--attribute-steps",
     "reading_steps": "--reading-steps",
+    "asking_steps": "--asking-steps",
     "image_size": "--image-size",
     "sizes.mask_num": "--mask-num",
     "bf16": "--bf16",

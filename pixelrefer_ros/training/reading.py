@@ -10,9 +10,8 @@ embeddings are left out of the checkpoint.
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from torch.utils.data import Dataset
 
 from pixelrefer_ros.model import ChatTokenizer, PixelReferConfig, PixelReferNetwork
 from pixelrefer_ros.training.checkpoints import tokenizer_of
+from pixelrefer_ros.training.curriculum import READING, REHEARSAL, Course
 from pixelrefer_ros.training.data import loader
 from pixelrefer_ros.training.language_loss import AnswerLoss, embedded_loss, place_tokens
 from pixelrefer_ros.training.language_settings import LanguageSettings
@@ -31,75 +31,18 @@ from pixelrefer_ros.training.precision import mixed_precision
 from pixelrefer_ros.training.signs import Facts, Signs
 from pixelrefer_ros.training.text_rows import TextRows, text_row
 from pixelrefer_ros.training.world import (
-    KINDS,
     LESSONS,
     OFFERED,
     SEED_RANGES,
-    SceneSettings,
     Sight,
     Split,
     scene_drafts,
 )
 
-STAGE = "reading"
-SCENE = SceneSettings(size=(320, 240))  # measured from masks: small ones are quick
-STILL = replace(SCENE, frames=1)
 QUESTIONS = 20
 """Of a scene."""
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Of the stage.
-
-    Attributes:
-        steps: of a run of all parts' steps; of a shorter or longer one, in proportion.
-        kinds: of questions; one named several times is asked that much more often.
-        scene: of the scenes.
-        rehearsed: kinds of earlier parts, which one scene in four asks.
-        alone: whether signs say nothing of what is around.
-    """
-
-    steps: int
-    kinds: tuple[str, ...]
-    scene: SceneSettings = STILL
-    rehearsed: tuple[str, ...] = ()
-    alone: bool = False
-
-
-_ONE = (
-    "category",
-    "color",
-    "shape",
-    "surface",
-    "size",
-    "is_attribute",
-    "choice",
-    "place",
-    "is_place",
-    "describe_brief",
-    "checked",
-    "chosen",
-)
-_COMPARED = ("larger", "largest", "same", "shared", "is_further", "furthest", "compared")
-_AROUND = ("next_to", "beside", "is_beside", "in_front", "behind", "describe_detail", "around")
-_VIDEO = ("motion", "moving", "is_motion", "hidden_when", "hidden_ever", "place_at", "watched")
-PARTS = (
-    Part(390, _ONE, alone=True),
-    Part(300, ("ordered",), rehearsed=_ONE, alone=True),
-    Part(550, (*_COMPARED, "compared", "compared", "ordered"), rehearsed=_ONE, alone=True),
-    Part(330, (*_AROUND, "around"), rehearsed=(*_ONE, *_COMPARED, "ordered")),
-    Part(450, _VIDEO, SCENE, rehearsed=(*_ONE, *_COMPARED, *_AROUND, "ordered")),
-    Part(580, (*KINDS, *LESSONS), SCENE),
-)
-"""One skill after the other, each from what the one before has taught, and none of them alone in the end.
-
-To match a question's word to an object's signs comes before anything that is built on it. What the first of
-several objects is, is learned within some hundred steps where nearly everything asks for it, and was not in
-a thousand where few of the questions did."""
-FLAT = 0.75
-"""Share of the steps at the highest rate: what comes last has to be learned, too."""
-_REHEARSAL = 4
+WATCHED = 32
+"""Validation scenes."""
 SIGNS = "signs.safetensors"
 """File beside the state, for the stage in which object tokens learn to say the same."""
 
@@ -124,7 +67,7 @@ class ReadingBatch:
 class ReadingBatches(Dataset[ReadingBatch]):
     """Batches by number: the same in any process, on any run.
 
-    Of a run of so many ``steps``, each in its part of the stage; with no steps all are of the last part.
+    Of a run of so many ``steps``, each in its part of the course; with no steps all are of the last part.
     """
 
     def __init__(
@@ -135,10 +78,11 @@ class ReadingBatches(Dataset[ReadingBatch]):
         seed: int,
         scenes: int,
         split: Split = "train",
+        course: Course = READING,
         steps: int = 0,
     ) -> None:
         """See `WorldBatches`."""
-        self._folder, self._config = folder, config
+        self._folder, self._config, self._course = folder, config, course
         self._seed, self._scenes, self._split, self._steps = seed, scenes, split, steps
 
     @cached_property
@@ -152,12 +96,12 @@ class ReadingBatches(Dataset[ReadingBatch]):
         known: dict[tuple[int, int, int], int] = {}
         seen: list[tuple[Sight, int, int]] = []
         rows, views, asked = [], [], []
-        part = self._part(number)
+        part = self._course.part(number, self._steps)
         for place, scene_seed in enumerate(rng.integers(owned.start, owned.stop, size=self._scenes)):
-            again = part.rehearsed and (number * self._scenes + place) % _REHEARSAL == 0
+            again = part.rehearsed and (number * self._scenes + place) % REHEARSAL == 0
             kinds = part.rehearsed if again else part.kinds
             for sight, kind, draft in scene_drafts(
-                int(scene_seed), QUESTIONS, settings=part.scene, kinds=kinds
+                int(scene_seed), QUESTIONS, settings=part.scene, kinds=kinds, video_views=part.views
             ):
                 asked.append(kind)
                 for region in draft.objects:
@@ -184,13 +128,6 @@ class ReadingBatches(Dataset[ReadingBatch]):
         facts = Facts.of(seen)
         return ReadingBatch(TextRows.padded(rows), views, facts.alone() if part.alone else facts, asked)
 
-    def _part(self, number: int) -> Part:
-        ends = list(itertools.accumulate(part.steps for part in PARTS))
-        scaled = number * ends[-1]
-        return next(
-            (part for part, end in zip(PARTS, ends, strict=True) if scaled < end * self._steps), PARTS[-1]
-        )
-
 
 def reading_loss(network: PixelReferNetwork, signs: Signs, batch: ReadingBatch) -> AnswerLoss:
     """Of the answers, given signs in the places of object tokens."""
@@ -211,39 +148,49 @@ def share_right(result: AnswerLoss, kinds: Sequence[str]) -> dict[str, float]:
     return {kind: sum(of_kind[kind]) / len(of_kind[kind]) for kind in OFFERED if kind in of_kind}
 
 
-def teach_reading(network: PixelReferNetwork, folder: Path, out: Path, settings: LanguageSettings) -> bool:
-    """Runs the stage, or goes on with it where the folder holds its state.
+def teach_reading(
+    network: PixelReferNetwork,
+    folder: Path,
+    out: Path,
+    settings: LanguageSettings,
+    course: Course,
+    steps: int,
+) -> bool:
+    """Runs a course, or goes on with it where the folder holds its state.
 
     Args:
         network: on its device; its language model is taught.
         folder: of the checkpoint, for its tokenizer.
-        out: folder of the log and the state.
+        out: folder of the log, the state, and the signs of a course before this one.
         settings: of the whole run.
+        course: what is taught.
+        steps: of it.
 
     Returns:
         Whether it is finished; False when the minutes ended first.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        signs = Signs(network.config.language.hidden_size, network.config.mask_num).to(settings.device)
+    signs = signs_of(network, out)
+    if signs is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            signs = Signs(network.config.language.hidden_size, network.config.mask_num).to(settings.device)
     # The state holds the vision encoder too: it has learned to see, and a stopped run begins from the state.
     learner = nn.ModuleDict({"vision": network.vision, "language": network.language, "signs": signs})
     groups = parameter_groups(
-        {settings.reading_rate: [network.language, signs]},
+        {course.rate * settings.reading_rate: [network.language, signs]},
         weight_decay=settings.weight_decay,
         hidden=[network.language.model.layers],
     )
-    pace = settings.pace(settings.reading_steps, flat=FLAT)
-    loop = Loop(STAGE, learner, groups, out, pace)
+    pace = settings.pace(steps, flat=course.flat)
+    loop = Loop(course.name, learner, groups, out, pace)
     loop.resume()
-    batches = ReadingBatches(
-        folder,
-        network.config,
-        seed=settings.seed,
-        scenes=settings.reading_scenes,
-        steps=settings.reading_steps,
-    )
-    watched = ReadingBatches(folder, network.config, seed=settings.seed, scenes=16, split="val")
+
+    def batches(scenes: int, split: Split = "train", of: int = 0) -> ReadingBatches:
+        return ReadingBatches(
+            folder, network.config, seed=settings.seed, scenes=scenes, split=split, course=course, steps=of
+        )
+
+    watched = batches(WATCHED, "val")
 
     def learn(batch: ReadingBatch) -> dict[str, Tensor | float]:
         with mixed_precision(network.device, bf16=settings.bf16):
@@ -260,7 +207,11 @@ def teach_reading(network: PixelReferNetwork, folder: Path, out: Path, settings:
 
     with contextlib.suppress(KeyboardInterrupt):  # the state is saved below: the run can go on
         loop.run(
-            loader(batches, range(loop.step, pace.steps), workers=settings.workers),
+            loader(
+                batches(settings.reading_scenes, of=steps),
+                range(loop.step, steps),
+                workers=settings.workers,
+            ),
             learn,
             validate if settings.validate_every else None,
         )
@@ -268,3 +219,12 @@ def teach_reading(network: PixelReferNetwork, folder: Path, out: Path, settings:
     if loop.finished:
         signs.save(out / SIGNS)
     return loop.finished
+
+
+def signs_of(network: PixelReferNetwork, out: Path) -> Signs | None:
+    """What the language model learned to read, on its device; None where it did not."""
+    path = out / SIGNS
+    if not path.exists():
+        return None
+    signs = Signs(network.config.language.hidden_size, network.config.mask_num)
+    return signs.load(path).to(network.device)

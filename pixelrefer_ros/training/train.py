@@ -34,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="after that, to teach a new language model the world's language; 0 leaves it out",
     )
     language.add_argument(
+        "--asking-steps",
+        type=int,
+        metavar="STEPS",
+        help="after that, to teach it single questions; 0 leaves it out",
+    )
+    language.add_argument(
         "--lora",
         type=int,
         default=0,
@@ -111,7 +117,7 @@ def _language(args: argparse.Namespace, given: dict[str, Any]) -> bool:
     for name, setting in (("questions", "questions"), ("max_broken", "most_broken")):
         if getattr(args, name) is not None:
             given[setting] = getattr(args, name)
-    for name in ("attribute_steps", "reading_steps"):
+    for name in ("attribute_steps", "reading_steps", "asking_steps"):
         if getattr(args, name) is not None:
             given[name] = getattr(args, name)
     if args.mask_num is not None:
@@ -165,7 +171,8 @@ def _check(args: argparse.Namespace) -> None:
     lowest |= {"--validate-every": (args.validate_every, 0)}
     if args.model == "language":
         lowest |= {"--lora": (args.lora, 0), "--mask-num": (args.mask_num, 1)}
-        lowest |= {"--attribute-steps": (args.attribute_steps, 0), "--reading-steps": (args.reading_steps, 0)}
+        for name in ("attribute", "reading", "asking"):
+            lowest |= {f"--{name}-steps": (getattr(args, f"{name}_steps"), 0)}
         lowest |= {"--questions": (args.questions, 1), "--max-broken": (args.max_broken, 0)}
         if args.data and len(args.data) > 2:
             raise ParameterError(

@@ -5,7 +5,13 @@ NumPy and OpenCV only. A scene is its seed; everything follows from it, in every
 """
 
 from pixelrefer_ros.training.world.casting import FRAME_SIZES, Occlusion, SceneSettings, cast_scene
-from pixelrefer_ros.training.world.examples import Example, scene_drafts, scene_examples, scene_texts
+from pixelrefer_ros.training.world.examples import (
+    VIDEO_VIEWS,
+    Example,
+    scene_drafts,
+    scene_examples,
+    scene_texts,
+)
 from pixelrefer_ros.training.world.facts import Fact, Facts, Score, parse, score
 from pixelrefer_ros.training.world.questions import KINDS, LESSONS, OFFERED, REGION, ROWS, Row
 from pixelrefer_ros.training.world.rendering import EPOCH_NS, Layers, Renderer
@@ -41,6 +47,7 @@ __all__ = [
     "SIZES",
     "SURFACES",
     "UNSEEN",
+    "VIDEO_VIEWS",
     "BoardSpec",
     "Combination",
     "Example",

@@ -118,18 +118,36 @@ def scene_texts(seed: int, count: int, *, settings: SceneSettings | None = None)
 
 
 def scene_drafts(
-    seed: int, count: int, *, settings: SceneSettings | None = None, kinds: Sequence[str] = tuple(KINDS)
+    seed: int,
+    count: int,
+    *,
+    settings: SceneSettings | None = None,
+    kinds: Sequence[str] = tuple(KINDS),
+    video_views: tuple[int, int] = VIDEO_VIEWS,
 ) -> Iterator[tuple[Sight, str, Draft]]:
-    """What can be seen, kinds of question and questions of one scene; no picture is drawn for them."""
+    """What can be seen, kinds of question and questions of one scene; no picture is drawn for them.
+
+    Args:
+        seed: the scene.
+        count: how many questions.
+        settings: what kind of scene.
+        kinds: of questions.
+        video_views: the fewest and the most frames that a question about a video asks for.
+    """
     sight = Sight(Renderer(cast_scene(seed, settings)))
-    for kind, draft in _drafts(np.random.default_rng([seed, 2]), sight, count, kinds, 0):
+    for kind, draft in _drafts(np.random.default_rng([seed, 2]), sight, count, kinds, 0, video_views):
         yield sight, kind, draft
 
 
 def _drafts(
-    rng: np.random.Generator, sight: Sight, count: int, kinds: Sequence[str], moments: int
+    rng: np.random.Generator,
+    sight: Sight,
+    count: int,
+    kinds: Sequence[str],
+    moments: int,
+    video_views: tuple[int, int] = VIDEO_VIEWS,
 ) -> Iterator[tuple[str, Draft]]:
-    stretch = _stretch(rng, sight.scene.frames) if moments else None
+    stretch = _stretch(rng, sight.scene.frames, video_views) if moments else None
     pictures: Sequence[int] = range(sight.scene.frames)
     if moments:
         first, last, spread = stretch or (0, sight.scene.frames - 1, sight.scene.frames)
@@ -146,7 +164,7 @@ def _drafts(
         number = int(rng.integers(len(sight.scene.objects)))
         if stretch and OFFERED[kind].views == "video":
             number = filmed
-        views = _views(rng, sight, number, OFFERED[kind].views, stretch, pictures)
+        views = _views(rng, sight, number, OFFERED[kind].views, stretch, pictures, video_views)
         draft = None if views is None else OFFERED[kind].make(Asking(rng, sight, number, views))
         if draft is None or repr((draft.question, draft.objects)) in asked:
             continue
@@ -163,9 +181,11 @@ def _filmed(rng: np.random.Generator, sight: Sight) -> int:
     return int(rng.integers(len(sight.scene.objects)))
 
 
-def _stretch(rng: np.random.Generator, frames: int) -> tuple[int, int, int] | None:
+def _stretch(
+    rng: np.random.Generator, frames: int, video_views: tuple[int, int]
+) -> tuple[int, int, int] | None:
     """The first and last frame of a video, and how many to look at; None where the scene is too short."""
-    count = int(rng.integers(VIDEO_VIEWS[0], VIDEO_VIEWS[1] + 1))
+    count = int(rng.integers(video_views[0], video_views[1] + 1))
     shortest = max(count, int(np.ceil(MIN_WINDOW * frames)))
     if frames < shortest:
         return None
@@ -181,9 +201,10 @@ def _views(
     wanted: Views,
     stretch: tuple[int, int, int] | None,
     pictures: Sequence[int],
+    video_views: tuple[int, int],
 ) -> tuple[int, ...] | None:
     if wanted == "video":
-        stretch = stretch or _stretch(rng, sight.scene.frames)
+        stretch = stretch or _stretch(rng, sight.scene.frames, video_views)
         views = choose_views(sight, (number,), *stretch) if stretch else None
         return views if views and sight.recognizable(number, views[-1]) else None
     if wanted == "hidden":

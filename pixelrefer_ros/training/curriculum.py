@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""In which order a new language model learns to read: one skill after the other, in short parts."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+
+from pixelrefer_ros.training.world import KINDS, LESSONS, VIDEO_VIEWS, SceneSettings
+
+SCENE = SceneSettings(size=(320, 240))  # measured from masks: small ones are quick
+STILL = replace(SCENE, frames=1)
+REHEARSAL = 4
+"""One scene in so many asks for what was learned before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Of a course.
+
+    Attributes:
+        steps: of a run of all parts' steps; of a shorter or longer one, in proportion.
+        kinds: of questions; one named several times is asked that much more often.
+        scene: of the scenes.
+        rehearsed: kinds learned before, which one scene in four asks.
+        alone: whether signs say nothing of what is around.
+        views: the fewest and the most frames looked at of a video.
+    """
+
+    steps: int
+    kinds: tuple[str, ...]
+    scene: SceneSettings = STILL
+    rehearsed: tuple[str, ...] = ()
+    alone: bool = False
+    views: tuple[int, int] = VIDEO_VIEWS
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """A stage of training.
+
+    Attributes:
+        name: of the stage, in the log and the state.
+        parts: one after the other.
+        rate: the highest learning rate, as a share of ``reading_rate``.
+        flat: share of the steps at that rate.
+    """
+
+    name: str
+    parts: tuple[Part, ...]
+    rate: float
+    flat: float
+
+    @property
+    def steps(self) -> int:
+        """Of all parts."""
+        return sum(part.steps for part in self.parts)
+
+    def part(self, number: int, steps: int) -> Part:
+        """What batch ``number`` of a run of so many steps is of; with no steps, the last part."""
+        ends = itertools.accumulate(part.steps for part in self.parts)
+        return next(
+            (part for part, end in zip(self.parts, ends, strict=True) if number * self.steps < end * steps),
+            self.parts[-1],
+        )
+
+
+_ONE = (
+    "category",
+    "color",
+    "shape",
+    "surface",
+    "size",
+    "is_attribute",
+    "choice",
+    "place",
+    "is_place",
+    "describe_brief",
+    "checked",
+    "chosen",
+)
+_COMPARED = ("larger", "largest", "same", "shared", "is_further", "furthest", "compared")
+_AROUND = ("next_to", "beside", "is_beside", "in_front", "behind", "describe_detail", "around")
+_VIDEO = ("motion", "moving", "is_motion", "hidden_when", "hidden_ever", "place_at", "watched")
+READING = Course(
+    "reading",
+    (
+        Part(390, _ONE, alone=True),
+        Part(300, ("ordered",), rehearsed=_ONE, alone=True),
+        Part(550, (*_COMPARED, "compared", "compared", "ordered"), rehearsed=_ONE, alone=True),
+        Part(330, (*_AROUND, "around"), rehearsed=(*_ONE, *_COMPARED, "ordered")),
+        Part(450, _VIDEO, SCENE, rehearsed=(*_ONE, *_COMPARED, *_AROUND, "ordered")),
+        Part(580, (*KINDS, *LESSONS), SCENE),
+    ),
+    rate=1.0,
+    flat=0.75,
+)
+"""What there is to tell, mostly in lessons; what comes last has to be learned, too, hence the flat share.
+
+To match a question's word to an object's signs comes before anything that is built on it. What the first of
+several objects is, is learned within some hundred steps where nearly everything asks for it, and was not in
+a thousand where few of the questions did."""
+_BEFORE = (*_ONE, *_COMPARED, *_AROUND, "ordered")
+_WAYS = ("motion", "motion", "is_motion", "moving")
+ASKING = Course(
+    "asking",
+    (
+        Part(400, ("larger", "larger", "largest", "is_further", "is_further", "furthest"), rehearsed=_BEFORE),
+        Part(
+            250,
+            ("next_to", "beside", "beside", "is_beside", "is_beside", "behind", "in_front", "is_place"),
+            rehearsed=_BEFORE,
+        ),
+        Part(500, _WAYS, SCENE, rehearsed=_BEFORE, views=(2, 2)),
+        Part(250, (*_WAYS, "hidden_when", "describe_video"), SCENE, rehearsed=_BEFORE, views=(3, 8)),
+        Part(400, (*KINDS, *LESSONS), SCENE),
+    ),
+    rate=0.5,
+    flat=0.7,
+)
+"""The same, as questions are asked.
+
+In a lesson what is asked comes right before what is said to it, after all objects. In "Is <region> left of
+<region>?" it stands between them: what was learned in lessons does not carry over by itself, and the number
+of questions of a kind decides. Of a motion the two ends tell most; two frames cost a third of eight."""
