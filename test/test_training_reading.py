@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from pixelrefer_ros.training.attributes import teach_attributes
 from pixelrefer_ros.training.checkpoints import new_checkpoint, new_network, tokenizer_of
-from pixelrefer_ros.training.curriculum import ASKING, READING, SCENE
+from pixelrefer_ros.training.curriculum import ASKING, READING, SCENE, Course, Part
 from pixelrefer_ros.training.language import LanguageSettings, losses, train_language
 from pixelrefer_ros.training.language_loss import AnswerLoss
 from pixelrefer_ros.training.loop import read_progress
@@ -225,3 +225,10 @@ def test_a_new_model_sees_then_reads_and_signs_are_not_shipped(tmp_path):
     assert read_progress(tmp_path / "training") == {"stage": ASKING.name, "step": 1, "steps": 1}
     assert not any("signs" in name for name in load_file(tmp_path / "model.safetensors"))
     assert (tmp_path / "training" / SIGNS).exists(), "for the stage that aligns object tokens with them"
+
+
+def test_a_batch_whose_scenes_offer_nothing_asks_of_more_scenes(folder, network):
+    hard = replace(SCENE, frames=1, objects=(1, 3))
+    course = Course("hard", (Part(1, ("largest",), hard),), rate=1.0, flat=0.0)
+    batches = ReadingBatches(folder, network.config, seed=0, scenes=1, course=course)
+    assert all(batches[number].kinds for number in range(6))

@@ -10,6 +10,7 @@ from pixelrefer_ros.training.world import KINDS, LESSONS, VIDEO_VIEWS, SceneSett
 
 SCENE = SceneSettings(size=(320, 240))  # measured from masks: small ones are quick
 STILL = replace(SCENE, frames=1)
+_SEVERAL = replace(STILL, objects=(3, 8))
 REHEARSAL = 4
 """One scene in so many asks for what was learned before."""
 
@@ -105,10 +106,16 @@ _WAYS = ("motion", "motion", "is_motion", "moving")
 ASKING = Course(
     "asking",
     (
-        Part(400, ("larger", "larger", "largest", "is_further", "is_further", "furthest"), rehearsed=_BEFORE),
+        Part(
+            400,
+            ("larger", "larger", "largest", "is_further", "is_further", "furthest"),
+            _SEVERAL,
+            rehearsed=_BEFORE,
+        ),
         Part(
             250,
             ("next_to", "beside", "beside", "is_beside", "is_beside", "behind", "in_front", "is_place"),
+            _SEVERAL,
             rehearsed=_BEFORE,
         ),
         Part(500, _WAYS, SCENE, rehearsed=_BEFORE, views=(2, 2)),

@@ -10,6 +10,7 @@ embeddings are left out of the checkpoint.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,7 +30,7 @@ from pixelrefer_ros.training.language_settings import LanguageSettings
 from pixelrefer_ros.training.loop import Loop, parameter_groups
 from pixelrefer_ros.training.precision import mixed_precision
 from pixelrefer_ros.training.signs import Facts, Signs
-from pixelrefer_ros.training.text_rows import TextRows, text_row
+from pixelrefer_ros.training.text_rows import TextRow, TextRows, text_row
 from pixelrefer_ros.training.world import (
     LESSONS,
     OFFERED,
@@ -95,9 +96,14 @@ class ReadingBatches(Dataset[ReadingBatch]):
         rng = np.random.default_rng([self._seed, 11, number])
         known: dict[tuple[int, int, int], int] = {}
         seen: list[tuple[Sight, int, int]] = []
-        rows, views, asked = [], [], []
+        rows: list[TextRow] = []
+        views: list[int] = []
+        asked: list[str] = []
         part = self._course.part(number, self._steps)
-        for place, scene_seed in enumerate(rng.integers(owned.start, owned.stop, size=self._scenes)):
+        for place in itertools.count():
+            if place >= self._scenes and rows:  # by chance no scene may offer any of the kinds
+                break
+            scene_seed = rng.integers(owned.start, owned.stop)
             again = part.rehearsed and (number * self._scenes + place) % REHEARSAL == 0
             kinds = part.rehearsed if again else part.kinds
             for sight, kind, draft in scene_drafts(
