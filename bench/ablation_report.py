@@ -155,6 +155,7 @@ def lines(results: Sequence[Result]) -> Iterator[str]:
     recipe = first["recipe"]
     stages = (
         ("attribute_steps", "on attributes"),
+        ("frame_steps", "on frames"),
         ("reading_steps", "of reading"),
         ("asking_steps", "of asking"),
     )

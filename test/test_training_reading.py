@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
 
 import pytest
@@ -41,6 +42,8 @@ from pixelrefer_ros.training.world_data import WorldBatches
 SETTINGS = LanguageSettings(
     attribute_steps=1,
     attribute_scenes=1,
+    frame_steps=1,
+    frame_scenes=1,
     reading_steps=2,
     asking_steps=1,
     reading_scenes=1,
@@ -222,7 +225,8 @@ def test_a_stopped_run_goes_on_with_an_encoder_that_still_sees(tmp_path):
 
 def test_a_new_model_sees_then_reads_and_signs_are_not_shipped(tmp_path):
     assert train_language(tmp_path, SETTINGS)
-    assert read_progress(tmp_path / "training") == {"stage": ASKING.name, "step": 1, "steps": 1}
+    with (tmp_path / "training" / "log.csv").open(encoding="utf-8") as log:
+        assert [row["stage"] for row in csv.DictReader(log)] == ["attributes", "frames", "reading", "asking"]
     assert not any("signs" in name for name in load_file(tmp_path / "model.safetensors"))
     assert (tmp_path / "training" / SIGNS).exists(), "for the stage that aligns object tokens with them"
 

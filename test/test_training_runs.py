@@ -168,6 +168,8 @@ def test_two_stages_leave_a_checkpoint_that_answers(tmp_path):
         seed=1,
         attribute_steps=1,
         attribute_scenes=1,
+        frame_steps=1,
+        frame_scenes=1,
         reading_steps=1,
         asking_steps=1,
         reading_scenes=1,

@@ -13,7 +13,7 @@ from pixelrefer_ros.model.config import (
     PositionReading,
     read_config,
 )
-from pixelrefer_ros.model.crops import ObjectCrop, crop_object, global_image
+from pixelrefer_ros.model.crops import GLOBAL_SIDE, ObjectCrop, crop_object, global_image
 from pixelrefer_ros.model.kmeans import CONVERGED as KMEANS_CONVERGED
 from pixelrefer_ros.model.kmeans import ITERATIONS as KMEANS_ITERATIONS
 from pixelrefer_ros.model.network import GlobalFeatures, ObjectTokens, PixelReferNetwork
@@ -31,6 +31,7 @@ from pixelrefer_ros.runtime import GREEDY, NO_TOKEN, AnswerRequest, Finish, Gene
 
 __all__ = [
     "EMBEDDINGS",
+    "GLOBAL_SIDE",
     "GREEDY",
     "HEAD",
     "KMEANS_CONVERGED",

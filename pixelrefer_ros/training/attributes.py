@@ -49,7 +49,8 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {"shape": SHAPES, "color": tuple(COLORS
 """What is named, and its values."""
 
 _MARGIN = 1  # patches of surroundings that stay around an object
-_CELLS = 7  # of a patch's side: an outline is drawn in cells of 2 x 2 pixels
+CELLS = 7
+"""Of a patch's side: an outline is drawn in cells of 2 x 2 pixels."""
 _OUTLINE = 2.0  # weight of its loss
 
 
@@ -78,7 +79,7 @@ class AttributeHeads(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.named = nn.ModuleDict({name: nn.Linear(width, len(of)) for name, of in ATTRIBUTES.items()})
-        self.outline = nn.Linear(width, _CELLS**2)
+        self.outline = nn.Linear(width, CELLS**2)
 
 
 class AttributeBatches(Dataset[AttributeBatch]):
@@ -118,7 +119,7 @@ def draw_objects(seeds: Sequence[int], config: PixelReferConfig) -> AttributeBat
             )
             own.append(torch.from_numpy(crop.grid_mask[rows, columns] > 0).flatten())
             outlines.append(
-                torch.from_numpy(_outline(crop, masks[number])[rows, columns].reshape(-1, _CELLS**2))
+                torch.from_numpy(_outline(crop, masks[number])[rows, columns].reshape(-1, CELLS**2))
             )
             labels.append([of.index(getattr(spec.combination, name)) for name, of in ATTRIBUTES.items()])
     return AttributeBatch(images, own, torch.cat(outlines), torch.tensor(labels))
@@ -134,16 +135,18 @@ def _trimmed(grid_mask: NDArray[np.float32]) -> tuple[slice, slice]:
 
 
 def _outline(crop: ObjectCrop, mask: Mask) -> NDArray[np.float32]:
-    """(h', w', 7, 7): which cells of each patch are the object's."""
+    """(h', w', 49): which cells of each patch are the object's."""
     top, left, bottom, right = crop.box
-    rows, columns = crop.grid
+    return cells_of(mask[top : bottom + 1, left : right + 1], *crop.grid)
+
+
+def cells_of(mask: Mask, rows: int, columns: int) -> NDArray[np.float32]:
+    """(rows, columns, 49) float32: which cells of each patch a mask covers, scaled to so many patches."""
     covered = cv2.resize(
-        mask[top : bottom + 1, left : right + 1].astype(np.float32),
-        (_CELLS * columns, _CELLS * rows),
-        interpolation=cv2.INTER_AREA,
+        mask.astype(np.float32), (CELLS * columns, CELLS * rows), interpolation=cv2.INTER_AREA
     )
-    cells = (covered > 0.5).reshape(rows, _CELLS, columns, _CELLS).transpose(0, 2, 1, 3)
-    return cells.astype(np.float32)
+    cells = (covered > 0.5).reshape(rows, CELLS, columns, CELLS).transpose(0, 2, 1, 3)
+    return cells.reshape(rows, columns, CELLS**2).astype(np.float32)
 
 
 def attribute_losses(

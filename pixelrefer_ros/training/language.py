@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from pixelrefer_ros.model import PixelReferNetwork
-from pixelrefer_ros.training import attributes, reading
+from pixelrefer_ros.training import attributes, frames, reading
 from pixelrefer_ros.training.checkpoints import (
     modules_of,
     new_checkpoint,
@@ -133,18 +134,27 @@ def train_language(out: Path, settings: LanguageSettings) -> bool:
 
 def _prepared(network: PixelReferNetwork, source: Path, state: Path, settings: LanguageSettings) -> bool:
     """Lets a new model learn to see, then to read, where it has not yet; whether that is finished."""
+    before: dict[str, tuple[int, Callable[[], bool]]] = {
+        attributes.STAGE: (
+            settings.attribute_steps,
+            lambda: attributes.teach_attributes(network, state, settings),
+        ),
+        frames.STAGE: (settings.frame_steps, lambda: frames.teach_frames(network, state, settings)),
+        READING.name: (
+            settings.reading_steps,
+            lambda: reading.teach_reading(network, source, state, settings, READING, settings.reading_steps),
+        ),
+        ASKING.name: (
+            settings.asking_steps,
+            lambda: reading.teach_reading(network, source, state, settings, ASKING, settings.asking_steps),
+        ),
+    }
     progress = read_progress(state)
     at = progress["stage"] if progress else attributes.STAGE
-    if at == attributes.STAGE:
-        if settings.attribute_steps and not attributes.teach_attributes(network, state, settings):
-            return False
-        at = READING.name
-    courses = ((READING, settings.reading_steps), (ASKING, settings.asking_steps))
-    names = [course.name for course, _ in courses]
-    return at not in names or all(
-        not steps or reading.teach_reading(network, source, state, settings, course, steps)
-        for course, steps in courses[names.index(at) :]
-    )
+    if at not in before:
+        return True
+    left = itertools.dropwhile(lambda stage: stage != at, before)
+    return all(not before[stage][0] or before[stage][1]() for stage in left)
 
 
 def losses(

@@ -49,7 +49,10 @@ class LanguageSettings:
         attribute_steps: of the stage before both, in which the vision encoder of a new model learns to see
             the world's objects (see `teach_attributes`); 0 leaves it out.
         attribute_scenes: per step of that stage.
-        attribute_rate: its learning rate at its highest.
+        frame_steps: of the stage after that, in which it learns to see many objects at once and who is beside
+            whom (see `teach_frames`); 0 leaves it out.
+        frame_scenes: per step of that stage.
+        attribute_rate: the learning rate of both at its highest.
         reading_steps: of the stage after it, in which the language model of a new model learns the world's
             language (see `READING`); 0 leaves it out.
         asking_steps: of the stage after that, in which it learns to be asked (see `ASKING`); 0 leaves it out.
@@ -80,6 +83,8 @@ class LanguageSettings:
     seed: int = 0
     attribute_steps: int = 2000
     attribute_scenes: int = 20
+    frame_steps: int = 2400
+    frame_scenes: int = 12
     attribute_rate: float = 1.5e-3
     reading_steps: int = 2600
     asking_steps: int = 1800

@@ -30,6 +30,7 @@ _FLAGS = {
     "steps": "--steps",
     "scenes": "--scenes",
     "attribute_steps": "--attribute-steps",
+    "frame_steps": "--frame-steps",
     "reading_steps": "--reading-steps",
     "asking_steps": "--asking-steps",
     "image_size": "--image-size",

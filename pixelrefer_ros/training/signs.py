@@ -16,9 +16,10 @@ from pixelrefer_ros.training.world import COLORS, NOTHING, SHAPES, SURFACES, Sig
 
 _WHO = (*COLORS, *SHAPES)
 _SIDES = ("left", "right", "above", "below", "next", "front", "behind")
-_OWN = 3
-_COLUMNS = (len(SHAPES), len(COLORS), len(SURFACES), *(len(_WHO) + 3 for _ in _SIDES for _ in range(2)))
-_UNCLEAR = 0
+OWN = 3
+"""Columns of what an object is; the others are of who is around."""
+COLUMNS = (len(SHAPES), len(COLORS), len(SURFACES), *(len(_WHO) + 3 for _ in _SIDES for _ in range(2)))
+UNCLEAR = 0
 _MEASURES = 4
 _WAVES = (1.0, 2.0, 4.0, 8.0)  # half periods of a share from 0 to 1: near values differ in the fast ones
 _STD, _STD_OF_SIDES, _NOISE = 0.2, 0.15, 0.2
@@ -46,8 +47,8 @@ class Facts:
 
     def alone(self) -> Facts:
         """The same, but it is unclear who is around."""
-        own = torch.arange(self.named.shape[1]) < _OWN
-        return Facts(torch.where(own, self.named, _UNCLEAR), self.measured)
+        own = torch.arange(self.named.shape[1]) < OWN
+        return Facts(torch.where(own, self.named, UNCLEAR), self.measured)
 
 
 class Signs(nn.Module):
@@ -57,11 +58,11 @@ class Signs(nn.Module):
         """For a language model ``width`` wide; ``count`` tokens of each object in a frame."""
         super().__init__()
         self._count = count
-        self.named = nn.ModuleList(nn.Embedding(size, width) for size in _COLUMNS)
+        self.named = nn.ModuleList(nn.Embedding(size, width) for size in COLUMNS)
         self.measured = nn.Linear(2 * (_MEASURES * len(_WAVES) + 1), width)
         for place, table in enumerate(self.named):
             # Who is around is many more columns: each is a little quieter than what the object itself is.
-            std = _STD if place < _OWN else _STD_OF_SIDES
+            std = _STD if place < OWN else _STD_OF_SIDES
             nn.init.normal_(table.weight, std=std)  # type: ignore[arg-type] # an embedding's
 
     def meaning(self, facts: Facts) -> Tensor:
@@ -127,4 +128,4 @@ def _measured(sight: Sight, number: int, index: int) -> list[float]:
 
 def _word(word: str) -> int:
     """0 to 2: unclear, nothing, a board; then colours and shapes."""
-    return 3 + _WHO.index(word) if word in _WHO else {"unclear": _UNCLEAR, NOTHING: 1}.get(word, 2)
+    return 3 + _WHO.index(word) if word in _WHO else {"unclear": UNCLEAR, NOTHING: 1}.get(word, 2)
