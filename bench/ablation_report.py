@@ -158,6 +158,7 @@ def lines(results: Sequence[Result]) -> Iterator[str]:
         ("frame_steps", "on frames"),
         ("reading_steps", "of reading"),
         ("asking_steps", "of asking"),
+        ("telling_steps", "of telling"),
     )
     before = "".join(f"{recipe[name]} steps {what}, " for name, what in stages if recipe.get(name))
     yield (

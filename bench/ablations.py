@@ -39,7 +39,7 @@ from pixelrefer_ros.training.checkpoints import (
     tokenizer_of,
     trainable_network,
 )
-from pixelrefer_ros.training.curriculum import ASKING
+from pixelrefer_ros.training.curriculum import TELLING
 from pixelrefer_ros.training.data import make_batch
 from pixelrefer_ros.training.language import train_language
 from pixelrefer_ros.training.language_settings import RECIPE, TRAINING, LanguageSettings
@@ -62,8 +62,8 @@ def train(folder: Path, variant: Variant, settings: LanguageSettings, prepared: 
     """Trains a variant, or goes on with it; whether it is finished."""
     if prepared is not None and read_progress(folder / TRAINING) is None:
         progress = read_progress(prepared / TRAINING)
-        if progress is None or progress["stage"] != ASKING.name or progress["step"] < progress["steps"]:
-            raise SystemExit(f"{prepared} has not just learned to be asked: {progress}")
+        if progress is None or progress["stage"] != TELLING.name or progress["step"] < progress["steps"]:
+            raise SystemExit(f"{prepared} has not just ended the stages before perception: {progress}")
         new_checkpoint(folder, settings.sizes, seed=settings.seed)
         (folder / TRAINING).mkdir()
         for name in (STATE, PROGRESS, reading.SIGNS):
@@ -188,7 +188,7 @@ def main() -> int:
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     default = LanguageSettings().steps
     parser.add_argument("--steps", type=int, nargs=len(default), default=default, help="of each stage")
-    parser.add_argument("--prepared", type=Path, help="folder of a run that has just learned to read")
+    parser.add_argument("--prepared", type=Path, help="folder of a run right before perception")
     parser.add_argument("--scenes", type=int, help="per step; default: as `pixelrefer train`")
     parser.add_argument(
         "--minutes", type=float, default=0.0, help="of each variant in this call; 0: to the end"

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from pixelrefer_ros.training.attributes import teach_attributes
 from pixelrefer_ros.training.checkpoints import new_checkpoint, new_network, tokenizer_of
-from pixelrefer_ros.training.curriculum import ASKING, READING, SCENE, Course, Part
+from pixelrefer_ros.training.curriculum import ASKING, READING, SCENE, TELLING, Course, Part
 from pixelrefer_ros.training.language import LanguageSettings, losses, train_language
 from pixelrefer_ros.training.language_loss import AnswerLoss
 from pixelrefer_ros.training.loop import read_progress
@@ -46,6 +46,7 @@ SETTINGS = LanguageSettings(
     frame_scenes=1,
     reading_steps=2,
     asking_steps=1,
+    telling_steps=1,
     reading_scenes=1,
     steps=(0, 0),
     sizes=MICRO,
@@ -120,12 +121,17 @@ def test_the_first_batches_ask_of_few_kinds(folder, network):
 
 def test_the_parts_rehearse_only_what_has_been_asked_and_end_with_everything():
     settings = LanguageSettings()
-    assert (READING.steps, ASKING.steps) == (settings.reading_steps, settings.asking_steps)
+    courses = {
+        READING: settings.reading_steps,
+        ASKING: settings.asking_steps,
+        TELLING: settings.telling_steps,
+    }
+    assert all(course.steps == steps for course, steps in courses.items())
     asked: set[str] = set()
-    for part in (*READING.parts, *ASKING.parts):
+    for part in (part for course in courses for part in course.parts):
         assert set(part.rehearsed) <= asked
         asked |= set(part.kinds)
-    assert set(READING.parts[-1].kinds) == set(ASKING.parts[-1].kinds) == OFFERED.keys()
+    assert all(set(course.parts[-1].kinds) == OFFERED.keys() for course in courses)
 
 
 def test_ways_are_first_asked_of_two_frames(folder, network):
@@ -226,7 +232,13 @@ def test_a_stopped_run_goes_on_with_an_encoder_that_still_sees(tmp_path):
 def test_a_new_model_sees_then_reads_and_signs_are_not_shipped(tmp_path):
     assert train_language(tmp_path, SETTINGS)
     with (tmp_path / "training" / "log.csv").open(encoding="utf-8") as log:
-        assert [row["stage"] for row in csv.DictReader(log)] == ["attributes", "frames", "reading", "asking"]
+        assert [row["stage"] for row in csv.DictReader(log)] == [
+            "attributes",
+            "frames",
+            "reading",
+            "asking",
+            "telling",
+        ]
     assert not any("signs" in name for name in load_file(tmp_path / "model.safetensors"))
     assert (tmp_path / "training" / SIGNS).exists(), "for the stage that aligns object tokens with them"
 

@@ -130,3 +130,17 @@ ASKING = Course(
 In a lesson what is asked comes right before what is said to it, after all objects. In "Is <region> left of
 <region>?" it stands between them: what was learned in lessons does not carry over by itself, and the number
 of questions of a kind decides. Of a motion the two ends tell most; two frames cost a third of eight."""
+_DETAILS = ("describe_detail", "describe_detail", "describe_detail", "beside", "is_beside", "is_further")
+_PASSING = ("hidden_when", "hidden_when", "hidden_ever", "describe_video", "describe_video", "watched")
+TELLING = Course(
+    "telling",
+    (
+        Part(400, (*_DETAILS, "is_further"), _SEVERAL, rehearsed=_BEFORE),
+        Part(500, (*_WAYS, "motion"), SCENE, rehearsed=_BEFORE, views=(2, 4)),
+        Part(400, (*_WAYS, *_PASSING), SCENE, rehearsed=_BEFORE),
+        Part(400, (*KINDS, *LESSONS), SCENE),
+    ),
+    rate=0.5,
+    flat=0.7,
+)
+"""What is learned last: long answers, and what happens over time."""

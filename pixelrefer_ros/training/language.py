@@ -26,7 +26,7 @@ from pixelrefer_ros.training.checkpoints import (
     trainable_network,
     write_network,
 )
-from pixelrefer_ros.training.curriculum import ASKING, READING
+from pixelrefer_ros.training.curriculum import ASKING, READING, TELLING, Course
 from pixelrefer_ros.training.data import Batch, loader
 from pixelrefer_ros.training.language_loss import told_loss, view_tokens
 from pixelrefer_ros.training.language_settings import (
@@ -140,15 +140,17 @@ def _prepared(network: PixelReferNetwork, source: Path, state: Path, settings: L
             lambda: attributes.teach_attributes(network, state, settings),
         ),
         frames.STAGE: (settings.frame_steps, lambda: frames.teach_frames(network, state, settings)),
-        READING.name: (
-            settings.reading_steps,
-            lambda: reading.teach_reading(network, source, state, settings, READING, settings.reading_steps),
-        ),
-        ASKING.name: (
-            settings.asking_steps,
-            lambda: reading.teach_reading(network, source, state, settings, ASKING, settings.asking_steps),
-        ),
     }
+
+    def course(taught: Course, steps: int) -> Callable[[], bool]:
+        return lambda: reading.teach_reading(network, source, state, settings, taught, steps)
+
+    for taught, steps in (
+        (READING, settings.reading_steps),
+        (ASKING, settings.asking_steps),
+        (TELLING, settings.telling_steps),
+    ):
+        before[taught.name] = (steps, course(taught, steps))
     progress = read_progress(state)
     at = progress["stage"] if progress else attributes.STAGE
     if at not in before:

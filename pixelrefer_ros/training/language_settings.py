@@ -56,7 +56,8 @@ class LanguageSettings:
         reading_steps: of the stage after it, in which the language model of a new model learns the world's
             language (see `READING`); 0 leaves it out.
         asking_steps: of the stage after that, in which it learns to be asked (see `ASKING`); 0 leaves it out.
-        reading_scenes: per step of both.
+        telling_steps: of the stage after that (see `TELLING`); 0 leaves it out.
+        reading_scenes: per step of these three.
         reading_rate: the learning rate at its highest.
         steps: of each stage; 0 leaves the stage out.
         scenes: per step.
@@ -88,6 +89,7 @@ class LanguageSettings:
     attribute_rate: float = 1.5e-3
     reading_steps: int = 2600
     asking_steps: int = 1800
+    telling_steps: int = 1700
     reading_scenes: int = 4
     reading_rate: float = 2e-3
     steps: tuple[int, int] = (800, 1000)

@@ -33,6 +33,7 @@ _FLAGS = {
     "frame_steps": "--frame-steps",
     "reading_steps": "--reading-steps",
     "asking_steps": "--asking-steps",
+    "telling_steps": "--telling-steps",
     "image_size": "--image-size",
     "sizes.mask_num": "--mask-num",
     "bf16": "--bf16",

@@ -46,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="after that, to teach it single questions; 0 leaves it out",
     )
     language.add_argument(
+        "--telling-steps",
+        type=int,
+        metavar="STEPS",
+        help="after that, to teach it long answers, and more of videos; 0 leaves it out",
+    )
+    language.add_argument(
         "--lora",
         type=int,
         default=0,
@@ -123,7 +129,7 @@ def _language(args: argparse.Namespace, given: dict[str, Any]) -> bool:
     for name, setting in (("questions", "questions"), ("max_broken", "most_broken")):
         if getattr(args, name) is not None:
             given[setting] = getattr(args, name)
-    for name in ("attribute_steps", "frame_steps", "reading_steps", "asking_steps"):
+    for name in ("attribute_steps", "frame_steps", "reading_steps", "asking_steps", "telling_steps"):
         if getattr(args, name) is not None:
             given[name] = getattr(args, name)
     if args.mask_num is not None:
@@ -177,7 +183,7 @@ def _check(args: argparse.Namespace) -> None:
     lowest |= {"--validate-every": (args.validate_every, 0)}
     if args.model == "language":
         lowest |= {"--lora": (args.lora, 0), "--mask-num": (args.mask_num, 1)}
-        for name in ("attribute", "frame", "reading", "asking"):
+        for name in ("attribute", "frame", "reading", "asking", "telling"):
             lowest |= {f"--{name}-steps": (getattr(args, f"{name}_steps"), 0)}
         lowest |= {"--questions": (args.questions, 1), "--max-broken": (args.max_broken, 0)}
         if args.data and len(args.data) > 2:
