@@ -156,6 +156,7 @@ def lines(results: Sequence[Result]) -> Iterator[str]:
     stages = (
         ("attribute_steps", "on attributes"),
         ("frame_steps", "on frames"),
+        ("side_steps", "on sides"),
         ("reading_steps", "of reading"),
         ("asking_steps", "of asking"),
         ("telling_steps", "of telling"),

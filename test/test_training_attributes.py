@@ -15,7 +15,6 @@ from pixelrefer_ros.training.attributes import (
     STAGE,
     AttributeBatches,
     AttributeHeads,
-    AttributeValidation,
     attribute_losses,
     draw_objects,
     teach_attributes,
@@ -23,6 +22,7 @@ from pixelrefer_ros.training.attributes import (
 from pixelrefer_ros.training.checkpoints import new_checkpoint, new_network
 from pixelrefer_ros.training.language import LanguageSettings
 from pixelrefer_ros.training.loop import read_progress
+from pixelrefer_ros.training.vision_stage import scores
 from pixelrefer_ros.training.world import Renderer, Sight, cast_scene, scene_seeds
 from pixelrefer_ros.training.world.splits import SEEN
 
@@ -110,7 +110,8 @@ def test_the_stage_goes_on_where_it_stopped(tmp_path):
 def test_validation_scores_every_attribute_and_changes_nothing(network):
     heads = AttributeHeads(network.config.vision.hidden_size)
     before = {name: value.clone() for name, value in network.vision.state_dict().items()}
-    values = AttributeValidation(heads, network.config, scenes=2)(network.vision)
+    batch = draw_objects(scene_seeds("val", 0, 2), network.config)
+    values = scores(attribute_losses, network.vision, heads, batch)
     assert set(values) == {"loss", "right", *ATTRIBUTES}
     assert values["right"] <= min(values[name] for name in ATTRIBUTES)
     assert all(torch.equal(before[name], value) for name, value in network.vision.state_dict().items())

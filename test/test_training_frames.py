@@ -9,10 +9,12 @@ import torch
 from micro_language import MICRO
 
 from pixelrefer_ros.model import PATCH
+from pixelrefer_ros.training.attributes import SCENE
 from pixelrefer_ros.training.checkpoints import new_checkpoint, new_network
 from pixelrefer_ros.training.frames import SIDE, FrameBatches, FrameHeads, draw_frames, frame_losses
-from pixelrefer_ros.training.signs import COLUMNS
-from pixelrefer_ros.training.world import Renderer, SceneSettings, Sight, cast_scene, scene_seeds
+from pixelrefer_ros.training.sides import SideBatches
+from pixelrefer_ros.training.signs import EMPTY, OWN
+from pixelrefer_ros.training.world import Renderer, Sight, cast_scene, scene_seeds
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SEEDS = scene_seeds("val", 0, 3)
@@ -45,7 +47,7 @@ def test_a_batch_is_the_same_whoever_draws_it_and_windows_grow_to_whole_frames(n
 def test_every_object_that_can_be_told_is_in_a_picture(network):
     told = 0
     for seed in SEEDS:
-        sight = Sight(Renderer(cast_scene(seed, SceneSettings(frames=1, objects=(3, 8)))))
+        sight = Sight(Renderer(cast_scene(seed, SCENE)))
         told += sum(sight.recognizable(number, 0) for number in range(len(sight.scene.objects)))
     assert len(drawn(network).own) == told
     assert len(drawn(network, whole=0.0, margin=3.0).own) >= told, "some are in several windows"
@@ -78,12 +80,36 @@ def test_the_middle_of_a_whole_objects_patches_is_where_facts_say(network):
 def test_only_whole_frames_tell_who_is_around(network):
     torch.manual_seed(0)
     heads = FrameHeads(network.config.vision.hidden_size)
-    around = [head.weight for head in heads.named[len(COLUMNS) - 14 :]]
+    around = [head.weight for head in heads.named[OWN:]]
     for whole in (0.0, 1.0):
         batch = drawn(network, whole=whole, margin=2.0)
         heads.zero_grad()
         frame_losses(network.vision, heads, batch)["loss"].backward()
         assert any(float(weight.grad.abs().max()) > 0 for weight in around) == bool(whole)
+
+
+def test_frames_of_the_stage_sides_begin_with_few_objects_and_are_all_whole(network):
+    batches = SideBatches(network.config, seed=0, scenes=6, steps=100)
+    first, last = batches[0], batches[99]
+    assert first.whole.all()
+    assert last.whole.all()
+    most = [max(np.bincount(batch.picture_of)) for batch in (first, last)]
+    assert most[0] <= 4 < most[1]
+    again = SideBatches(network.config, seed=0, scenes=6, steps=100)[99]
+    assert torch.equal(again.facts.named, last.facts.named)
+
+
+def test_who_is_around_is_told_by_all_that_are_there_and_nobody_does_not_count(network):
+    torch.manual_seed(0)
+    heads = FrameHeads(network.config.vision.hidden_size)
+    with torch.no_grad():
+        for head in heads.named[OWN:]:
+            head.weight.zero_()
+            head.bias.zero_()
+            head.bias[EMPTY] = 1.0
+    batch = drawn(network)
+    assert bool((batch.facts.named[:, OWN:] == EMPTY).any())
+    assert frame_losses(network.vision, heads, batch)["around"] == 0.0
 
 
 def test_the_encoder_learns_a_fixed_batch(network):

@@ -43,6 +43,7 @@ SETTINGS = LanguageSettings(
     attribute_steps=1,
     attribute_scenes=1,
     frame_steps=1,
+    side_steps=1,
     frame_scenes=1,
     reading_steps=2,
     asking_steps=1,

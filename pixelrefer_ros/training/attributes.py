@@ -9,7 +9,6 @@ fraction.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +23,10 @@ from torch.utils.data import Dataset
 from transformers import VideoLlama3VisionModel
 
 from pixelrefer_ros.model import PATCH, ObjectCrop, PixelReferConfig, PixelReferNetwork, crop_object
-from pixelrefer_ros.training.data import loader
 from pixelrefer_ros.training.language_settings import LanguageSettings
-from pixelrefer_ros.training.loop import Loop, parameter_groups
 from pixelrefer_ros.training.precision import mixed_precision
 from pixelrefer_ros.training.vision_pass import encode_pictures
+from pixelrefer_ros.training.vision_stage import teach_vision
 from pixelrefer_ros.training.world import (
     COLORS,
     SEED_RANGES,
@@ -52,6 +50,7 @@ _MARGIN = 1  # patches of surroundings that stay around an object
 CELLS = 7
 """Of a patch's side: an outline is drawn in cells of 2 x 2 pixels."""
 _OUTLINE = 2.0  # weight of its loss
+_WATCHED = 60  # validation scenes
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -183,54 +182,18 @@ def share(right: Tensor) -> float:
     return float(right.float().mean())
 
 
-class AttributeValidation:
-    """The same measures over objects of fixed validation scenes."""
-
-    def __init__(
-        self, heads: AttributeHeads, config: PixelReferConfig, *, seed: int = 0, scenes: int = 60
-    ) -> None:
-        """See the class."""
-        self._heads = heads
-        self._batch = draw_objects(scene_seeds("val", seed, scenes), config)
-
-    @torch.inference_mode()
-    def __call__(self, vision: VideoLlama3VisionModel) -> dict[str, float]:
-        """As `attribute_losses`."""
-        return {
-            name: float(value) for name, value in attribute_losses(vision, self._heads, self._batch).items()
-        }
-
-
 def teach_attributes(network: PixelReferNetwork, out: Path, settings: LanguageSettings) -> bool:
-    """Runs the stage, or goes on with it where the folder holds its state.
-
-    Args:
-        network: on its device; its vision encoder is taught.
-        out: folder of the log and the state.
-        settings: of the whole run.
-
-    Returns:
-        Whether it is finished; False when the minutes ended first.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        heads = AttributeHeads(network.config.vision.hidden_size).to(settings.device)
-    learner = nn.ModuleDict({"vision": network.vision, "heads": heads})
-    groups = parameter_groups(
-        {settings.attribute_rate: [learner]},
-        weight_decay=settings.weight_decay,
-        hidden=[network.vision.encoder],
+    """Runs the stage, see `teach_vision`."""
+    return teach_vision(
+        STAGE,
+        network,
+        AttributeHeads,
+        attribute_losses,
+        batches=AttributeBatches(network.config, seed=settings.seed, scenes=settings.attribute_scenes),
+        watched=draw_objects(scene_seeds("val", 0, _WATCHED), network.config)
+        if settings.validate_every
+        else None,
+        out=out,
+        settings=settings,
+        pace=settings.pace(settings.attribute_steps),
     )
-    pace = settings.pace(settings.attribute_steps)
-    loop = Loop(STAGE, learner, groups, out, pace)
-    loop.resume()
-    validation = AttributeValidation(heads, network.config) if settings.validate_every else None
-    batches = AttributeBatches(network.config, seed=settings.seed, scenes=settings.attribute_scenes)
-    with contextlib.suppress(KeyboardInterrupt):  # the state is saved below: the run can go on
-        loop.run(
-            loader(batches, range(loop.step, pace.steps), workers=settings.workers),
-            lambda batch: attribute_losses(network.vision, heads, batch, bf16=settings.bf16),
-            None if validation is None else lambda _: validation(network.vision),
-        )
-    loop.save()
-    return loop.finished

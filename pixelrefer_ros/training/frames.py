@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Teaches a new vision encoder to see many objects at once, and who is beside whom.
 
-An encoder that has learned to name objects from their own crops (`attributes`) names none in a whole frame:
-its attention is spread over everything there. And what is around an object can only come from its frame
-(paper, Algorithm 1: global infusion), where no answer says which of the patches it is about. So windows of
-frames grow from an object's own to the whole frame, and an object's patches there tell what it is, where it
-is, and who is on each of its sides.
+An encoder that has learned to name objects from their own crops (`attributes`) hardly tells their shapes in
+a whole frame, where its attention has everything to go to. And what is around an object can only come from
+its frame (paper, Algorithm 1: global infusion), where no answer says which of the patches it is about. So
+windows of frames grow from an object's own to the whole frame, and an object's patches there tell what it
+is, where it is, and who is on each of its sides.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from transformers import VideoLlama3VisionModel
 
 from pixelrefer_ros.model import GLOBAL_SIDE, PATCH, PixelReferConfig, PixelReferNetwork, global_image
 from pixelrefer_ros.training.attributes import (
+    ATTRIBUTES,
     CELLS,
     SCENE,
     AttributeBatch,
@@ -35,22 +35,32 @@ from pixelrefer_ros.training.attributes import (
     draw_objects,
     share,
 )
-from pixelrefer_ros.training.data import loader
 from pixelrefer_ros.training.language_settings import LanguageSettings
-from pixelrefer_ros.training.loop import Loop, parameter_groups
 from pixelrefer_ros.training.precision import mixed_precision
-from pixelrefer_ros.training.signs import COLUMNS, OWN, UNCLEAR, Facts
+from pixelrefer_ros.training.signs import COLUMNS, EMPTY, OWN, UNCLEAR, Facts
 from pixelrefer_ros.training.vision_pass import encode_pictures
-from pixelrefer_ros.training.world import SEED_RANGES, Renderer, Sight, cast_scene, scene_seeds
+from pixelrefer_ros.training.vision_stage import teach_vision
+from pixelrefer_ros.training.world import (
+    SEED_RANGES,
+    Renderer,
+    SceneSettings,
+    Sight,
+    cast_scene,
+    scene_seeds,
+)
 from pixelrefer_ros.types import RgbImage
 
 STAGE = "frames"
 SIDE = GLOBAL_SIDE // PATCH
 """Patches across and down a frame."""
 _OUTLINE, _PLACE, _AROUND = 2.0, 5.0, 0.3  # weights of the losses; around is of one column
-_LEAST_MARGIN = 2.0
-_GROWN, _FIRST_WHOLE, _ALL_WHOLE = 0.5, 0.2, 0.6
-_OWN_SHARE, _INSIDE = 0.5, 0.95
+_LEAST_MARGIN = 2.0  # patches
+_GROWN = 0.5  # share of the steps after which margins reach across the frame
+_FIRST_WHOLE, _ALL_WHOLE = 0.2, 0.6  # shares of the steps between which whole frames replace windows
+_OWN_SHARE = 0.5  # of a patch that an object covers at least, unless it covers no patch so far
+_INSIDE = 0.95  # of an object that a window shows at least, to name it
+_FLAT = 0.5  # share of the steps at the highest rate
+_WATCHED = 40  # validation scenes
 _CROPPED = 4  # of so many scenes, one shows crops: what was learned of them has to stay
 
 
@@ -113,6 +123,7 @@ def draw_frames(
     config: PixelReferConfig,
     *,
     rng: np.random.Generator,
+    scene: SceneSettings = SCENE,
     whole: float = 1.0,
     margin: float = 0.0,
 ) -> FrameBatch:
@@ -122,6 +133,7 @@ def draw_frames(
         seeds: of the scenes.
         config: of the model.
         rng: the only source of chance.
+        scene: of what kind they are.
         whole: share of the scenes that are shown as one frame; of the others, windows around their objects.
         margin: around an object, in patches, at most.
     """
@@ -132,7 +144,7 @@ def draw_frames(
     wholes: list[bool] = []
     views: list[tuple[Sight, int, int]] = []
     for seed in seeds:
-        renderer = Renderer(cast_scene(seed, SCENE))
+        renderer = Renderer(cast_scene(seed, scene))
         sight, frame, masks = Sight(renderer), global_image(renderer.rgb(0)), renderer.layers(0).visible
         shares = {
             number: cv2.resize(mask.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
@@ -190,14 +202,26 @@ def _windows(
 
 
 def frame_losses(
-    vision: VideoLlama3VisionModel, heads: FrameHeads, batch: FrameBatch, *, bf16: bool = False
+    vision: VideoLlama3VisionModel,
+    heads: FrameHeads,
+    batch: FrameBatch,
+    *,
+    bf16: bool = False,
+    around_weight: float = _AROUND,
 ) -> dict[str, Tensor | float]:
     """What the encoder is taught by, and how much of it is right.
 
+    Args:
+        vision: the encoder.
+        heads: its readings.
+        batch: what it sees.
+        bf16: compute the encoder in bfloat16.
+        around_weight: of the loss of each column that says who is around.
+
     Returns:
-        "loss"; the shares of "shape", "color" and "surface" named rightly; "around": of what is clear of
-        who is on the sides; "off": mean distance of the middle, as shares of the frame's sides; "crops":
-        the share of crops of which every attribute is named.
+        "loss"; the shares of "shape", "color" and "surface" named rightly; "around": of the colours and
+        shapes of who is on a side; "off": mean distance of the middle, as shares of the frame's sides;
+        "crops": the share of crops of which every attribute is named.
     """
     device = heads.outline.weight.device
     with mixed_precision(device, bf16=bf16):
@@ -217,13 +241,13 @@ def frame_losses(
     for column, head in enumerate(heads.named):
         clear = whole & (named[:, column] != UNCLEAR) if column >= OWN else torch.ones_like(whole)
         logits, truth = head(normed)[clear], named[clear, column]
-        weight = _AROUND if column >= OWN else 1.0
+        weight = around_weight if column >= OWN else 1.0
         loss = loss + weight * F.cross_entropy(logits, truth, reduction="sum") / len(named)
         right = logits.argmax(dim=1) == truth
         if column < OWN:
-            found[("shape", "color", "surface")[column]] = share(right)
+            found[tuple(ATTRIBUTES)[column]] = share(right)
         else:
-            around.append(right)
+            around.append(right[truth != EMPTY])  # that nobody is there is soon learned of an object's place
     crops = attribute_losses(vision, heads.crops, batch.crops, bf16=bf16)
     every = torch.cat(around)
     return {
@@ -236,47 +260,20 @@ def frame_losses(
 
 
 def teach_frames(network: PixelReferNetwork, out: Path, settings: LanguageSettings) -> bool:
-    """Runs the stage, or goes on with it where the folder holds its state.
-
-    Args:
-        network: on its device; its vision encoder is taught.
-        out: folder of the log and the state.
-        settings: of the whole run.
-
-    Returns:
-        Whether it is finished; False when the minutes ended first.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        heads = FrameHeads(network.config.vision.hidden_size).to(settings.device)
-    learner = nn.ModuleDict({"vision": network.vision, "heads": heads})
-    groups = parameter_groups(
-        {settings.attribute_rate: [learner]},
-        weight_decay=settings.weight_decay,
-        hidden=[network.vision.encoder],
+    """Runs the stage, see `teach_vision`."""
+    rng = np.random.default_rng(settings.seed)
+    return teach_vision(
+        STAGE,
+        network,
+        FrameHeads,
+        frame_losses,
+        batches=FrameBatches(
+            network.config, seed=settings.seed, scenes=settings.frame_scenes, steps=settings.frame_steps
+        ),
+        watched=draw_frames(scene_seeds("val", settings.seed, _WATCHED), network.config, rng=rng)
+        if settings.validate_every
+        else None,
+        out=out,
+        settings=settings,
+        pace=settings.pace(settings.frame_steps, flat=_FLAT),
     )
-    pace = settings.pace(settings.frame_steps, flat=0.5)
-    loop = Loop(STAGE, learner, groups, out, pace)
-    loop.resume()
-    batches = FrameBatches(
-        network.config, seed=settings.seed, scenes=settings.frame_scenes, steps=settings.frame_steps
-    )
-    watched = None
-    if settings.validate_every:
-        rng = np.random.default_rng(settings.seed)
-        watched = draw_frames(scene_seeds("val", settings.seed, 40), network.config, rng=rng)
-
-    @torch.inference_mode()
-    def validate(_: int) -> dict[str, float]:
-        assert watched is not None  # noqa: S101 # asked for only then
-        found = frame_losses(network.vision, heads, watched)
-        return {name: float(value) for name, value in found.items()}
-
-    with contextlib.suppress(KeyboardInterrupt):  # the state is saved below: the run can go on
-        loop.run(
-            loader(batches, range(loop.step, pace.steps), workers=settings.workers),
-            lambda batch: frame_losses(network.vision, heads, batch, bf16=settings.bf16),
-            None if watched is None else validate,
-        )
-    loop.save()
-    return loop.finished

@@ -7,8 +7,9 @@ import contextlib
 import itertools
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from pixelrefer_ros.model import PixelReferNetwork
-from pixelrefer_ros.training import attributes, frames, reading
+from pixelrefer_ros.training import attributes, frames, reading, sides
 from pixelrefer_ros.training.checkpoints import (
     modules_of,
     new_checkpoint,
@@ -26,7 +27,7 @@ from pixelrefer_ros.training.checkpoints import (
     trainable_network,
     write_network,
 )
-from pixelrefer_ros.training.curriculum import ASKING, READING, TELLING, Course
+from pixelrefer_ros.training.curriculum import ASKING, READING, TELLING
 from pixelrefer_ros.training.data import Batch, loader
 from pixelrefer_ros.training.language_loss import told_loss, view_tokens
 from pixelrefer_ros.training.language_settings import (
@@ -133,30 +134,27 @@ def train_language(out: Path, settings: LanguageSettings) -> bool:
 
 
 def _prepared(network: PixelReferNetwork, source: Path, state: Path, settings: LanguageSettings) -> bool:
-    """Lets a new model learn to see, then to read, where it has not yet; whether that is finished."""
-    before: dict[str, tuple[int, Callable[[], bool]]] = {
-        attributes.STAGE: (
-            settings.attribute_steps,
-            lambda: attributes.teach_attributes(network, state, settings),
-        ),
-        frames.STAGE: (settings.frame_steps, lambda: frames.teach_frames(network, state, settings)),
+    """Lets a new model learn to see, then to read, from where its state is; whether that is finished."""
+    courses = {
+        READING: settings.reading_steps,
+        ASKING: settings.asking_steps,
+        TELLING: settings.telling_steps,
     }
-
-    def course(taught: Course, steps: int) -> Callable[[], bool]:
-        return lambda: reading.teach_reading(network, source, state, settings, taught, steps)
-
-    for taught, steps in (
-        (READING, settings.reading_steps),
-        (ASKING, settings.asking_steps),
-        (TELLING, settings.telling_steps),
-    ):
-        before[taught.name] = (steps, course(taught, steps))
+    stages = {
+        attributes.STAGE: (settings.attribute_steps, partial(attributes.teach_attributes, network, state)),
+        frames.STAGE: (settings.frame_steps, partial(frames.teach_frames, network, state)),
+        sides.STAGE: (settings.side_steps, partial(sides.teach_sides, network, state)),
+    } | {
+        course.name: (
+            steps,
+            partial(reading.teach_reading, network, source, state, course=course, steps=steps),
+        )
+        for course, steps in courses.items()
+    }
     progress = read_progress(state)
     at = progress["stage"] if progress else attributes.STAGE
-    if at not in before:
-        return True
-    left = itertools.dropwhile(lambda stage: stage != at, before)
-    return all(not before[stage][0] or before[stage][1]() for stage in left)
+    left = itertools.dropwhile(lambda name: name != at, stages)
+    return all(not steps or teach(settings=settings) for steps, teach in map(stages.__getitem__, left))
 
 
 def losses(

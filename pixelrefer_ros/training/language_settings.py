@@ -51,8 +51,10 @@ class LanguageSettings:
         attribute_scenes: per step of that stage.
         frame_steps: of the stage after that, in which it learns to see many objects at once and who is beside
             whom (see `teach_frames`); 0 leaves it out.
-        frame_scenes: per step of that stage.
-        attribute_rate: the learning rate of both at its highest.
+        side_steps: of the stage after that, which is of who is beside whom (see `teach_sides`); 0 leaves it
+            out.
+        frame_scenes: per step of both.
+        attribute_rate: the learning rate of all three at its highest.
         reading_steps: of the stage after it, in which the language model of a new model learns the world's
             language (see `READING`); 0 leaves it out.
         asking_steps: of the stage after that, in which it learns to be asked (see `ASKING`); 0 leaves it out.
@@ -85,6 +87,7 @@ class LanguageSettings:
     attribute_steps: int = 2000
     attribute_scenes: int = 20
     frame_steps: int = 2400
+    side_steps: int = 2000
     frame_scenes: int = 12
     attribute_rate: float = 1.5e-3
     reading_steps: int = 2600

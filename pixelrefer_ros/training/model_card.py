@@ -31,6 +31,7 @@ _FLAGS = {
     "scenes": "--scenes",
     "attribute_steps": "--attribute-steps",
     "frame_steps": "--frame-steps",
+    "side_steps": "--side-steps",
     "reading_steps": "--reading-steps",
     "asking_steps": "--asking-steps",
     "telling_steps": "--telling-steps",

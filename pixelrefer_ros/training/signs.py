@@ -19,7 +19,8 @@ _SIDES = ("left", "right", "above", "below", "next", "front", "behind")
 OWN = 3
 """Columns of what an object is; the others are of who is around."""
 COLUMNS = (len(SHAPES), len(COLORS), len(SURFACES), *(len(_WHO) + 3 for _ in _SIDES for _ in range(2)))
-UNCLEAR = 0
+UNCLEAR, EMPTY = 0, 1
+"""In such a column: it cannot be said who is there, or nobody is."""
 _MEASURES = 4
 _WAVES = (1.0, 2.0, 4.0, 8.0)  # half periods of a share from 0 to 1: near values differ in the fast ones
 _STD, _STD_OF_SIDES, _NOISE = 0.2, 0.15, 0.2
@@ -128,4 +129,4 @@ def _measured(sight: Sight, number: int, index: int) -> list[float]:
 
 def _word(word: str) -> int:
     """0 to 2: unclear, nothing, a board; then colours and shapes."""
-    return 3 + _WHO.index(word) if word in _WHO else {"unclear": UNCLEAR, NOTHING: 1}.get(word, 2)
+    return 3 + _WHO.index(word) if word in _WHO else {"unclear": UNCLEAR, NOTHING: EMPTY}.get(word, 2)

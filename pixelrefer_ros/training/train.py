@@ -31,7 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--frame-steps",
         type=int,
         metavar="STEPS",
-        help="after that, to teach it many objects at once, and who is beside whom; 0 leaves it out",
+        help="after that, to teach it to see many objects at once; 0 leaves it out",
+    )
+    language.add_argument(
+        "--side-steps",
+        type=int,
+        metavar="STEPS",
+        help="after that, to teach it who is beside whom; 0 leaves it out",
     )
     language.add_argument(
         "--reading-steps",
@@ -129,9 +135,9 @@ def _language(args: argparse.Namespace, given: dict[str, Any]) -> bool:
     for name, setting in (("questions", "questions"), ("max_broken", "most_broken")):
         if getattr(args, name) is not None:
             given[setting] = getattr(args, name)
-    for name in ("attribute_steps", "frame_steps", "reading_steps", "asking_steps", "telling_steps"):
-        if getattr(args, name) is not None:
-            given[name] = getattr(args, name)
+    for what in ("attribute", "frame", "side", "reading", "asking", "telling"):
+        if (steps := getattr(args, f"{what}_steps")) is not None:
+            given[f"{what}_steps"] = steps
     if args.mask_num is not None:
         given["sizes"] = Sizes(mask_num=args.mask_num)
     if args.start_from is not None:
