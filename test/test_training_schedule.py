@@ -14,12 +14,12 @@ from pixelrefer_ros.training.loop import LOG, Loop, Pace, parameter_groups
 STEPS, HIGHEST = 200, 0.01
 
 
-def rates(folder, *, flat: float) -> list[float]:
+def rates(folder, *, flat: float, steps: int = STEPS, schedule: float = 1.0) -> list[float]:
     """As logged after each step."""
     module = torch.nn.Linear(1, 1)
     groups = parameter_groups({HIGHEST: [module]}, weight_decay=0.0)
-    loop = Loop("any", module, groups, folder, Pace(STEPS, log_every=1, flat=flat))
-    loop.run(range(STEPS), lambda _: {"loss": module(torch.ones(1, 1)).square().sum()})
+    loop = Loop("any", module, groups, folder, Pace(steps, log_every=1, flat=flat, schedule=schedule))
+    loop.run(range(steps), lambda _: {"loss": module(torch.ones(1, 1)).square().sum()})
     with (folder / LOG).open(newline="") as file:
         return [float(row["rate"]) for row in csv.DictReader(file)]
 
@@ -39,3 +39,10 @@ def test_a_flat_part_stays_at_the_highest_rate_and_ends_at_zero_too(tmp_path):
     falling = found[int(0.63 * STEPS) :]
     assert falling == sorted(falling, reverse=True)
     assert falling[-1] == pytest.approx(0)
+
+
+def test_a_stage_may_end_before_its_schedule_does(tmp_path):
+    whole = rates(tmp_path / "whole", flat=0.6)
+    cut = rates(tmp_path / "cut", flat=0.6, steps=160, schedule=STEPS / 160)
+    assert cut == pytest.approx(whole[:160])
+    assert 0.1 * HIGHEST < cut[-1] < 0.9 * HIGHEST

@@ -55,11 +55,11 @@ SIDE = GLOBAL_SIDE // PATCH
 """Patches across and down a frame."""
 _OUTLINE, _PLACE, _AROUND = 2.0, 5.0, 0.3  # weights of the losses; around is of one column
 _LEAST_MARGIN = 2.0  # patches
-_GROWN = 0.5  # share of the steps after which margins reach across the frame
-_FIRST_WHOLE, _ALL_WHOLE = 0.2, 0.6  # shares of the steps between which whole frames replace windows
+_GROWN = 0.6  # share of the steps after which margins reach across the frame
+_FIRST_WHOLE, _ALL_WHOLE = 0.24, 0.72  # shares of the steps between which whole frames replace windows
 _OWN_SHARE = 0.5  # of a patch that an object covers at least, unless it covers no patch so far
 _INSIDE = 0.95  # of an object that a window shows at least, to name it
-_FLAT = 0.5  # share of the steps at the highest rate
+_FLAT, _SCHEDULE = 0.5, 1.2  # see `Pace`
 _WATCHED = 40  # validation scenes
 _CROPPED = 4  # of so many scenes, one shows crops: what was learned of them has to stay
 
@@ -275,5 +275,5 @@ def teach_frames(network: PixelReferNetwork, out: Path, settings: LanguageSettin
         else None,
         out=out,
         settings=settings,
-        pace=settings.pace(settings.frame_steps, flat=_FLAT),
+        pace=settings.pace(settings.frame_steps, flat=_FLAT, schedule=_SCHEDULE),
     )

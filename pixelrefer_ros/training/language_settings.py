@@ -86,8 +86,8 @@ class LanguageSettings:
     seed: int = 0
     attribute_steps: int = 2000
     attribute_scenes: int = 20
-    frame_steps: int = 2400
-    side_steps: int = 2000
+    frame_steps: int = 2000
+    side_steps: int = 1000
     frame_scenes: int = 12
     attribute_rate: float = 1.5e-3
     reading_steps: int = 2600
@@ -95,7 +95,7 @@ class LanguageSettings:
     telling_steps: int = 1700
     reading_scenes: int = 4
     reading_rate: float = 2e-3
-    steps: tuple[int, int] = (800, 1000)
+    steps: tuple[int, int] = (600, 800)
     scenes: int = 4
     surroundings: float = 0.2
     rates: tuple[Rates, Rates] = FROM_NOTHING
@@ -115,6 +115,6 @@ class LanguageSettings:
     validate_every: int = 500
     minutes: float = 0.0
 
-    def pace(self, steps: int, *, flat: float = 0.0) -> Pace:
+    def pace(self, steps: int, *, flat: float = 0.0, schedule: float = 1.0) -> Pace:
         """Of a stage of so many steps, see `Pace`."""
-        return Pace(steps, self.log_every, self.save_every, self.minutes, self.validate_every, flat)
+        return Pace(steps, self.log_every, self.save_every, self.minutes, self.validate_every, flat, schedule)

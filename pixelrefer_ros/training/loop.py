@@ -43,7 +43,9 @@ class Pace:
         save_every: steps between saved states.
         minutes: stop after so many, to go on later; 0 never does.
         validate_every: steps between validations; 0 never does.
-        flat: share of the steps, after the warm-up, before learning rates begin to fall.
+        flat: share of the schedule, after the warm-up, before learning rates begin to fall.
+        schedule: its length, in stages' lengths: above 1, the stage ends before rates have fallen to
+            nothing, since the next one begins high again.
     """
 
     steps: int
@@ -52,6 +54,7 @@ class Pace:
     minutes: float = 0.0
     validate_every: int = 0
     flat: float = 0.0
+    schedule: float = 1.0
 
 
 def parameter_groups(
@@ -121,12 +124,13 @@ class Loop:
         self._optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, betas=_BETAS, fused=True)]
         if orthogonal:
             self._optimizers.append(torch.optim.Muon(orthogonal, adjust_lr_fn="match_rms_adamw"))
+        length = round(pace.steps * pace.schedule)
         self._schedules = [
             get_wsd_schedule(
                 optimizer,
-                num_warmup_steps=int(WARM_UP * pace.steps),
-                num_decay_steps=pace.steps - int(WARM_UP * pace.steps) - int(pace.flat * pace.steps),
-                num_training_steps=pace.steps,
+                num_warmup_steps=int(WARM_UP * length),
+                num_decay_steps=length - int(WARM_UP * length) - int(pace.flat * length),
+                num_training_steps=length,
                 decay_type="cosine",
             )
             for optimizer in self._optimizers

@@ -23,9 +23,9 @@ from pixelrefer_ros.training.world import SEED_RANGES, SceneSettings, scene_seed
 STAGE = "sides"
 _FEW = SceneSettings(frames=1, objects=(2, 4))
 _MANY = SceneSettings(frames=1, objects=(2, 8))
-_FEW_SHARE = 0.3  # of the steps
+_FEW_SHARE = 0.6  # of the steps
 _AROUND = 1.0  # weight of each column of who is around
-_FLAT = 0.6  # share of the steps at the highest rate
+_FLAT, _SCHEDULE = 0.6, 2.0  # see `Pace`; rates are low in all that follows, so they do not fall here
 _WATCHED = 40  # validation scenes
 
 
@@ -61,6 +61,6 @@ def teach_sides(network: PixelReferNetwork, out: Path, settings: LanguageSetting
         else None,
         out=out,
         settings=settings,
-        pace=settings.pace(settings.side_steps, flat=_FLAT),
+        pace=settings.pace(settings.side_steps, flat=_FLAT, schedule=_SCHEDULE),
         after=frames.STAGE,
     )
