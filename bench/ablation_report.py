@@ -157,6 +157,7 @@ def lines(results: Sequence[Result]) -> Iterator[str]:
         ("attribute_steps", "on attributes"),
         ("frame_steps", "on frames"),
         ("side_steps", "on sides"),
+        ("pose_steps", "on poses"),
         ("reading_steps", "of reading"),
         ("asking_steps", "of asking"),
         ("telling_steps", "of telling"),

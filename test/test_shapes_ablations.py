@@ -147,6 +147,7 @@ def result(name: str, small: float, large: float) -> dict:
             "attribute_steps": 7,
             "frame_steps": 6,
             "side_steps": 2,
+            "pose_steps": 1,
             "reading_steps": 8,
             "asking_steps": 9,
             "telling_steps": 3,
@@ -173,7 +174,7 @@ def test_the_page_has_every_variant_and_the_plot_is_a_picture():
     page = "\n".join(lines(results))
     for each in results:
         assert each["title"] in page
-    assert "7 steps on attributes, 6 steps on frames, 2 steps on sides, 8 steps of reading, " in page
+    assert "7 steps on attributes, 6 steps on frames, 2 steps on sides, 1 steps on poses, " in page
     assert "60.0 ± 1.5" in page and all(measure.title in page for measure in MEASURES)
     assert ElementTree.fromstring("\n".join(plot(results))).tag.endswith("svg")  # noqa: S314 (our own text)
 
@@ -184,6 +185,7 @@ def test_what_variants_share_is_learned_once(tmp_path):
         attribute_scenes=1,
         frame_steps=1,
         side_steps=1,
+        pose_steps=1,
         frame_scenes=1,
         reading_steps=1,
         asking_steps=1,

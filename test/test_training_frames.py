@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import torch
 from micro_language import MICRO
+from safetensors.torch import load_file, save_file
 
 from pixelrefer_ros.model import PATCH
 from pixelrefer_ros.training.attributes import SCENE
 from pixelrefer_ros.training.checkpoints import new_checkpoint, new_network
-from pixelrefer_ros.training.frames import SIDE, FrameBatches, FrameHeads, draw_frames, frame_losses
-from pixelrefer_ros.training.sides import SideBatches
+from pixelrefer_ros.training.frame_losses import FrameHeads, frame_losses
+from pixelrefer_ros.training.frames import SIDE, FrameBatches, draw_frames
+from pixelrefer_ros.training.language_settings import LanguageSettings
+from pixelrefer_ros.training.sides import SideBatches, teach_sides
 from pixelrefer_ros.training.signs import EMPTY, OWN
 from pixelrefer_ros.training.world import Renderer, Sight, cast_scene, scene_seeds
 
@@ -89,13 +92,13 @@ def test_only_whole_frames_tell_who_is_around(network):
 
 
 def test_frames_of_the_stage_sides_begin_with_few_objects_and_are_all_whole(network):
-    batches = SideBatches(network.config, seed=0, scenes=6, steps=100)
-    first, last = batches[0], batches[99]
+    batches = SideBatches(network.config, seed=0, scenes=6, few=40)
+    first, last = batches[39], batches[40]
     assert first.whole.all()
     assert last.whole.all()
     most = [max(np.bincount(batch.picture_of)) for batch in (first, last)]
     assert most[0] <= 4 < most[1]
-    again = SideBatches(network.config, seed=0, scenes=6, steps=100)[99]
+    again = SideBatches(network.config, seed=0, scenes=6)[40]
     assert torch.equal(again.facts.named, last.facts.named)
 
 
@@ -110,6 +113,41 @@ def test_who_is_around_is_told_by_all_that_are_there_and_nobody_does_not_count(n
     batch = drawn(network)
     assert bool((batch.facts.named[:, OWN:] == EMPTY).any())
     assert frame_losses(network.vision, heads, batch)["around"] == 0.0
+
+
+def test_a_stage_goes_on_with_the_readings_of_the_one_before(network, tmp_path):
+    heads = FrameHeads(network.config.vision.hidden_size)
+    with torch.no_grad():
+        heads.outline.bias.fill_(7.0)
+    save_file(heads.state_dict(), tmp_path / "frames_heads.safetensors")
+    settings = LanguageSettings(side_steps=1, frame_scenes=1, workers=0, validate_every=0)
+    assert teach_sides(network, tmp_path, settings)
+    learned = load_file(tmp_path / "sides_heads.safetensors")
+    assert learned["outline.bias"].tolist() == pytest.approx([7.0] * len(heads.outline.bias), abs=0.1)
+
+
+def test_size_and_angle_are_learned_where_they_count_and_reported_everywhere(network):
+    torch.manual_seed(0)
+    heads = FrameHeads(network.config.vision.hidden_size)
+    batch = drawn(network)
+    for weight in (0.0, 1.0):
+        heads.zero_grad()
+        found = frame_losses(network.vision, heads, batch, pose_weight=weight)
+        found["loss"].backward()
+        assert (heads.pose.weight.grad is not None) == bool(weight)
+        assert float(found["size"]) > 0 < float(found["turn"])
+    perfect = torch.stack(
+        [
+            batch.facts.measured[:, 2].log(),
+            batch.facts.measured[:, 4].sin(),
+            batch.facts.measured[:, 4].cos(),
+        ],
+        1,
+    )
+    heads.pose.forward = lambda _: perfect
+    found = frame_losses(network.vision, heads, batch, pose_weight=1.0)
+    assert float(found["size"]) == pytest.approx(0, abs=1e-6)
+    assert float(found["turn"]) == pytest.approx(0, abs=1e-6)
 
 
 def test_the_encoder_learns_a_fixed_batch(network):

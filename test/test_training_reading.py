@@ -44,6 +44,7 @@ SETTINGS = LanguageSettings(
     attribute_scenes=1,
     frame_steps=1,
     side_steps=1,
+    pose_steps=1,
     frame_scenes=1,
     reading_steps=2,
     asking_steps=1,
@@ -236,6 +237,8 @@ def test_a_new_model_sees_then_reads_and_signs_are_not_shipped(tmp_path):
         assert [row["stage"] for row in csv.DictReader(log)] == [
             "attributes",
             "frames",
+            "sides",
+            "poses",
             "reading",
             "asking",
             "telling",

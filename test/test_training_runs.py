@@ -170,6 +170,7 @@ def test_two_stages_leave_a_checkpoint_that_answers(tmp_path):
         attribute_scenes=1,
         frame_steps=1,
         side_steps=1,
+        pose_steps=1,
         frame_scenes=1,
         reading_steps=1,
         asking_steps=1,

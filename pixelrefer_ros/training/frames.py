@@ -11,34 +11,20 @@ is, where it is, and who is on each of its sides.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import VideoLlama3VisionModel
 
 from pixelrefer_ros.model import GLOBAL_SIDE, PATCH, PixelReferConfig, PixelReferNetwork, global_image
-from pixelrefer_ros.training.attributes import (
-    ATTRIBUTES,
-    CELLS,
-    SCENE,
-    AttributeBatch,
-    AttributeHeads,
-    attribute_losses,
-    cells_of,
-    draw_objects,
-    share,
-)
+from pixelrefer_ros.training.attributes import CELLS, SCENE, cells_of, draw_objects
+from pixelrefer_ros.training.frame_losses import FrameBatch, FrameHeads, frame_losses
 from pixelrefer_ros.training.language_settings import LanguageSettings
-from pixelrefer_ros.training.precision import mixed_precision
-from pixelrefer_ros.training.signs import COLUMNS, EMPTY, OWN, UNCLEAR, Facts
-from pixelrefer_ros.training.vision_pass import encode_pictures
+from pixelrefer_ros.training.signs import Facts
 from pixelrefer_ros.training.vision_stage import teach_vision
 from pixelrefer_ros.training.world import (
     SEED_RANGES,
@@ -53,7 +39,6 @@ from pixelrefer_ros.types import RgbImage
 STAGE = "frames"
 SIDE = GLOBAL_SIDE // PATCH
 """Patches across and down a frame."""
-_OUTLINE, _PLACE, _AROUND = 2.0, 5.0, 0.3  # weights of the losses; around is of one column
 _LEAST_MARGIN = 2.0  # patches
 _GROWN = 0.6  # share of the steps after which margins reach across the frame
 _FIRST_WHOLE, _ALL_WHOLE = 0.24, 0.72  # shares of the steps between which whole frames replace windows
@@ -62,42 +47,6 @@ _INSIDE = 0.95  # of an object that a window shows at least, to name it
 _FLAT, _SCHEDULE = 0.5, 1.2  # see `Pace`
 _WATCHED = 40  # validation scenes
 _CROPPED = 4  # of so many scenes, one shows crops: what was learned of them has to stay
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class FrameBatch:
-    """Pictures of several objects each, and V objects in them.
-
-    Attributes:
-        images: whole frames and windows of them, each (14 h, 14 w, 3) uint8.
-        outlines: (patches of all images, 49) float32, 1 where a cell of the patch shows any object.
-        picture_of: per object the number of its image.
-        own: per object (h w,) bool, the patches of its image that show it.
-        whole: (V,) bool, whether its image is a whole frame, so that it shows who is around.
-        facts: of the V objects.
-        crops: objects by themselves, as in the stage before.
-    """
-
-    images: list[RgbImage]
-    outlines: Tensor
-    picture_of: list[int]
-    own: list[Tensor]
-    whole: Tensor
-    facts: Facts
-    crops: AttributeBatch
-
-
-class FrameHeads(nn.Module):
-    """Linear readings of an encoder's features; left out of the finished checkpoint."""
-
-    def __init__(self, width: int) -> None:
-        """Of an encoder ``width`` wide."""
-        super().__init__()
-        self.crops = AttributeHeads(width)
-        self.norm = nn.LayerNorm(width)
-        self.named = nn.ModuleList(nn.Linear(width, values) for values in COLUMNS)
-        self.place = nn.Linear(width, 2)
-        self.outline = nn.Linear(width, CELLS**2)
 
 
 class FrameBatches(Dataset[FrameBatch]):
@@ -199,64 +148,6 @@ def _windows(
         )
         shown |= {other for other, of in shares.items() if of[rows, columns].sum() >= _INSIDE * of.sum()}
         yield rows, columns
-
-
-def frame_losses(
-    vision: VideoLlama3VisionModel,
-    heads: FrameHeads,
-    batch: FrameBatch,
-    *,
-    bf16: bool = False,
-    around_weight: float = _AROUND,
-) -> dict[str, Tensor | float]:
-    """What the encoder is taught by, and how much of it is right.
-
-    Args:
-        vision: the encoder.
-        heads: its readings.
-        batch: what it sees.
-        bf16: compute the encoder in bfloat16.
-        around_weight: of the loss of each column that says who is around.
-
-    Returns:
-        "loss"; the shares of "shape", "color" and "surface" named rightly; "around": of the colours and
-        shapes of who is on a side; "off": mean distance of the middle, as shares of the frame's sides;
-        "crops": the share of crops of which every attribute is named.
-    """
-    device = heads.outline.weight.device
-    with mixed_precision(device, bf16=bf16):
-        features = encode_pictures(vision, batch.images)
-    means = [
-        features[picture][own.to(device)].mean(dim=0)
-        for picture, own in zip(batch.picture_of, batch.own, strict=True)
-    ]
-    normed = heads.norm(torch.stack(means).float())
-    named, whole = batch.facts.named.to(device), batch.whole.to(device)
-    cells = heads.outline(torch.cat(features).float())
-    loss = _OUTLINE * F.binary_cross_entropy_with_logits(cells, batch.outlines.to(device))
-    off = (heads.place(normed) - batch.facts.measured[:, :2].to(device)).abs()[whole]
-    loss = loss + _PLACE * off.sum() / len(named)
-    found: dict[str, Tensor | float] = {}
-    around: list[Tensor] = []
-    for column, head in enumerate(heads.named):
-        clear = whole & (named[:, column] != UNCLEAR) if column >= OWN else torch.ones_like(whole)
-        logits, truth = head(normed)[clear], named[clear, column]
-        weight = around_weight if column >= OWN else 1.0
-        loss = loss + weight * F.cross_entropy(logits, truth, reduction="sum") / len(named)
-        right = logits.argmax(dim=1) == truth
-        if column < OWN:
-            found[tuple(ATTRIBUTES)[column]] = share(right)
-        else:
-            around.append(right[truth != EMPTY])  # that nobody is there is soon learned of an object's place
-    crops = attribute_losses(vision, heads.crops, batch.crops, bf16=bf16)
-    every = torch.cat(around)
-    return {
-        "loss": loss + crops["loss"],
-        **found,
-        "around": share(every) if len(every) else 0.0,
-        "off": float(off.detach().mean()) if len(off) else 0.0,
-        "crops": crops["right"],
-    }
 
 
 def teach_frames(network: PixelReferNetwork, out: Path, settings: LanguageSettings) -> bool:

@@ -143,7 +143,8 @@ def _prepared(network: PixelReferNetwork, source: Path, state: Path, settings: L
     stages = {
         attributes.STAGE: (settings.attribute_steps, partial(attributes.teach_attributes, network, state)),
         frames.STAGE: (settings.frame_steps, partial(frames.teach_frames, network, state)),
-        sides.STAGE: (settings.side_steps, partial(sides.teach_sides, network, state)),
+        sides.SIDES: (settings.side_steps, partial(sides.teach_sides, network, state)),
+        sides.POSES: (settings.pose_steps, partial(sides.teach_poses, network, state)),
     } | {
         course.name: (
             steps,

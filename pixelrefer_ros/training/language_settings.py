@@ -53,8 +53,10 @@ class LanguageSettings:
             whom (see `teach_frames`); 0 leaves it out.
         side_steps: of the stage after that, which is of who is beside whom (see `teach_sides`); 0 leaves it
             out.
-        frame_scenes: per step of both.
-        attribute_rate: the learning rate of all three at its highest.
+        pose_steps: of the stage after that, which is of sizes and angles too (see `teach_poses`); 0 leaves it
+            out.
+        frame_scenes: per step of these three.
+        attribute_rate: the learning rate of all four at its highest.
         reading_steps: of the stage after it, in which the language model of a new model learns the world's
             language (see `READING`); 0 leaves it out.
         asking_steps: of the stage after that, in which it learns to be asked (see `ASKING`); 0 leaves it out.
@@ -87,7 +89,8 @@ class LanguageSettings:
     attribute_steps: int = 2000
     attribute_scenes: int = 20
     frame_steps: int = 2000
-    side_steps: int = 1000
+    side_steps: int = 1500
+    pose_steps: int = 1500
     frame_scenes: int = 12
     attribute_rate: float = 1.5e-3
     reading_steps: int = 2600

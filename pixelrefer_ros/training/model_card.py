@@ -32,6 +32,7 @@ _FLAGS = {
     "attribute_steps": "--attribute-steps",
     "frame_steps": "--frame-steps",
     "side_steps": "--side-steps",
+    "pose_steps": "--pose-steps",
     "reading_steps": "--reading-steps",
     "asking_steps": "--asking-steps",
     "telling_steps": "--telling-steps",

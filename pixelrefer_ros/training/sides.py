@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Teaches a vision encoder that sees whole frames who is beside whom.
+"""Teaches a vision encoder that sees whole frames who is beside whom, and how objects are posed.
 
-Of all that a frame shows, this takes longest: a patch has to look for the nearest other object on one side,
-and tell what it is. Where there are few objects, nearly any other one is it; so frames begin with few.
+Of all that a frame shows, the first takes longest: a patch has to look for the nearest other object on one
+side, and tell what it is. Where there are few objects, nearly any other one is it; so frames begin with few.
+How large an object is and how it is turned tells what it does over time. Its crop is scaled and shows neither
+size nor frame; nothing else that is learned needs its angle.
 """
 
 from __future__ import annotations
@@ -15,52 +17,76 @@ from torch.utils.data import Dataset
 
 from pixelrefer_ros.model import PixelReferConfig, PixelReferNetwork
 from pixelrefer_ros.training import frames
-from pixelrefer_ros.training.frames import FrameBatch, FrameHeads, draw_frames, frame_losses
+from pixelrefer_ros.training.frame_losses import FrameBatch, FrameHeads, frame_losses
+from pixelrefer_ros.training.frames import draw_frames
 from pixelrefer_ros.training.language_settings import LanguageSettings
+from pixelrefer_ros.training.loop import Pace
 from pixelrefer_ros.training.vision_stage import teach_vision
 from pixelrefer_ros.training.world import SEED_RANGES, SceneSettings, scene_seeds
 
-STAGE = "sides"
+SIDES, POSES = "sides", "poses"
 _FEW = SceneSettings(frames=1, objects=(2, 4))
 _MANY = SceneSettings(frames=1, objects=(2, 8))
-_FEW_SHARE = 0.6  # of the steps
+_FEW_SHARE = 0.4  # of the steps of the first stage
 _AROUND = 1.0  # weight of each column of who is around
-_FLAT, _SCHEDULE = 0.6, 2.0  # see `Pace`; rates are low in all that follows, so they do not fall here
+_POSE = 2.0  # weight of size and angle, in the second stage
 _WATCHED = 40  # validation scenes
 
 
 class SideBatches(Dataset[FrameBatch]):
     """Batches of whole frames by number: the same in any process, on any run."""
 
-    def __init__(self, config: PixelReferConfig, *, seed: int, scenes: int, steps: int) -> None:
-        """Of a run of so many steps, the first show few objects."""
-        self._config, self._seed, self._scenes, self._steps = config, seed, scenes, steps
+    def __init__(self, config: PixelReferConfig, *, seed: int, scenes: int, few: int = 0) -> None:
+        """The first ``few`` show few objects."""
+        self._config, self._seed, self._scenes, self._few = config, seed, scenes, few
 
     def __getitem__(self, number: int) -> FrameBatch:
         """Draws batch ``number``."""
         owned = SEED_RANGES["train"]
         rng = np.random.default_rng([self._seed, 17, number])
         seeds = [int(seed) for seed in rng.integers(owned.start, owned.stop, size=self._scenes)]
-        scene = _FEW if number < _FEW_SHARE * self._steps else _MANY
-        return draw_frames(seeds, self._config, rng=rng, scene=scene)
+        return draw_frames(seeds, self._config, rng=rng, scene=_FEW if number < self._few else _MANY)
 
 
 def teach_sides(network: PixelReferNetwork, out: Path, settings: LanguageSettings) -> bool:
-    """Runs the stage, see `teach_vision`."""
+    """Runs the stage of who is beside whom, see `teach_vision`."""
+    steps = settings.side_steps
+    # The next stage begins high again: rates do not fall to nothing.
+    pace = settings.pace(steps, flat=0.6, schedule=4 / 3)
+    few = round(_FEW_SHARE * steps)
+    return _teach(SIDES, network, out, settings, pace, seed=settings.seed, few=few, after=frames.STAGE)
+
+
+def teach_poses(network: PixelReferNetwork, out: Path, settings: LanguageSettings) -> bool:
+    """Runs the stage of sizes and angles beside that, see `teach_vision`."""
+    pace = settings.pace(settings.pose_steps, flat=0.5)
+    return _teach(POSES, network, out, settings, pace, seed=settings.seed + 1, after=SIDES, pose_weight=_POSE)
+
+
+def _teach(
+    stage: str,
+    network: PixelReferNetwork,
+    out: Path,
+    settings: LanguageSettings,
+    pace: Pace,
+    *,
+    seed: int,
+    after: str,
+    few: int = 0,
+    pose_weight: float = 0.0,
+) -> bool:
     rng = np.random.default_rng(settings.seed)
     return teach_vision(
-        STAGE,
+        stage,
         network,
         FrameHeads,
-        partial(frame_losses, around_weight=_AROUND),
-        batches=SideBatches(
-            network.config, seed=settings.seed, scenes=settings.frame_scenes, steps=settings.side_steps
-        ),
+        partial(frame_losses, around_weight=_AROUND, pose_weight=pose_weight),
+        batches=SideBatches(network.config, seed=seed, scenes=settings.frame_scenes, few=few),
         watched=draw_frames(scene_seeds("val", settings.seed, _WATCHED), network.config, rng=rng)
         if settings.validate_every
         else None,
         out=out,
         settings=settings,
-        pace=settings.pace(settings.side_steps, flat=_FLAT, schedule=_SCHEDULE),
-        after=frames.STAGE,
+        pace=pace,
+        after=after,
     )

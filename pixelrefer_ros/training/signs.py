@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pixelrefer_ros.training.world import COLORS, NOTHING, SHAPES, SURFACES, Sight, neighbors
+from pixelrefer_ros.training.world import COLORS, NOTHING, SHAPES, SURFACES, TURNS, Sight, neighbors
 
 _WHO = (*COLORS, *SHAPES)
 _SIDES = ("left", "right", "above", "below", "next", "front", "behind")
@@ -33,7 +33,7 @@ class Facts:
     Attributes:
         named: (V, columns) int64: shape, colour and surface, then who is on each side, two words each.
         measured: (V, 5) float32: the middle (x, y) and the diameter as shares of the frame; the visible
-            share; the angle in radians.
+            share; the angle in radians, times the shape's `TURNS`: the same where it looks the same.
     """
 
     named: Tensor
@@ -123,7 +123,7 @@ def _measured(sight: Sight, number: int, index: int) -> list[float]:
         y / scene.height,
         scene.diameter(number, index),
         float(sight.shares[index, number]),
-        scene.pose(number, index).angle,
+        TURNS[scene.objects[number].combination.shape] * scene.pose(number, index).angle,
     ]
 
 

@@ -40,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="after that, to teach it who is beside whom; 0 leaves it out",
     )
     language.add_argument(
+        "--pose-steps",
+        type=int,
+        metavar="STEPS",
+        help="after that, to teach it how large objects are, and how turned; 0 leaves it out",
+    )
+    language.add_argument(
         "--reading-steps",
         type=int,
         metavar="STEPS",
@@ -135,7 +141,7 @@ def _language(args: argparse.Namespace, given: dict[str, Any]) -> bool:
     for name, setting in (("questions", "questions"), ("max_broken", "most_broken")):
         if getattr(args, name) is not None:
             given[setting] = getattr(args, name)
-    for what in ("attribute", "frame", "side", "reading", "asking", "telling"):
+    for what in ("attribute", "frame", "side", "pose", "reading", "asking", "telling"):
         if (steps := getattr(args, f"{what}_steps")) is not None:
             given[f"{what}_steps"] = steps
     if args.mask_num is not None:

@@ -26,6 +26,7 @@ from pixelrefer_ros.training.world.vocabulary import (
     SHAPES,
     SIZES,
     SURFACES,
+    TURNS,
     Combination,
 )
 
@@ -46,6 +47,7 @@ __all__ = [
     "SHAPES",
     "SIZES",
     "SURFACES",
+    "TURNS",
     "UNSEEN",
     "VIDEO_VIEWS",
     "BoardSpec",

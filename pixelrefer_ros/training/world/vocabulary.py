@@ -72,7 +72,20 @@ PLACES = (
 BOARD = "gray board"
 """What the neutral occluders are called; a board covers objects and is never one."""
 
-ROUND_SHAPES = ("circle", "ring")
+TURNS = {
+    "circle": 0,
+    "square": 4,
+    "triangle": 3,
+    "star": 5,
+    "heart": 1,
+    "cross": 4,
+    "ring": 0,
+    "crescent": 1,
+    "arrow": 1,
+    "hourglass": 2,
+}
+"""How often a silhouette looks the same on a full turn; 0: it always does."""
+ROUND_SHAPES = tuple(shape for shape, times in TURNS.items() if not times)
 """Their rotation cannot be seen on a plain surface, so they never rotate."""
 
 
