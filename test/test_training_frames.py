@@ -136,14 +136,8 @@ def test_size_and_angle_are_learned_where_they_count_and_reported_everywhere(net
         found["loss"].backward()
         assert (heads.pose.weight.grad is not None) == bool(weight)
         assert float(found["size"]) > 0 < float(found["turn"])
-    perfect = torch.stack(
-        [
-            batch.facts.measured[:, 2].log(),
-            batch.facts.measured[:, 4].sin(),
-            batch.facts.measured[:, 4].cos(),
-        ],
-        1,
-    )
+    _, _, diameter, _, angle = batch.facts.measured.unbind(dim=1)
+    perfect = torch.stack([diameter.log(), angle.sin(), angle.cos()], dim=1)
     heads.pose.forward = lambda _: perfect
     found = frame_losses(network.vision, heads, batch, pose_weight=1.0)
     assert float(found["size"]) == pytest.approx(0, abs=1e-6)

@@ -80,6 +80,10 @@ def test_a_trained_checkpoint_is_fine_tuned(trained, tmp_path):
         ("language", "--mask-num", 0),
         ("tracker", "--steps", 1, 1, -1, 0, 0),
         ("tracker", "--minutes", -1),
+        *(
+            ("language", f"--{what}-steps", -1)
+            for what in ("attribute", "frame", "side", "pose", "reading", "asking", "telling")
+        ),
     ],
 )
 def test_wrong_settings_are_refused(given, tmp_path):

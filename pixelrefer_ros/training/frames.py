@@ -150,9 +150,16 @@ def _windows(
         yield rows, columns
 
 
+def watched_frames(config: PixelReferConfig, settings: LanguageSettings) -> FrameBatch | None:
+    """Whole frames of validation scenes; None where nothing is watched."""
+    if not settings.validate_every:
+        return None
+    rng = np.random.default_rng(settings.seed)
+    return draw_frames(scene_seeds("val", settings.seed, _WATCHED), config, rng=rng)
+
+
 def teach_frames(network: PixelReferNetwork, out: Path, settings: LanguageSettings) -> bool:
     """Runs the stage, see `teach_vision`."""
-    rng = np.random.default_rng(settings.seed)
     return teach_vision(
         STAGE,
         network,
@@ -161,9 +168,7 @@ def teach_frames(network: PixelReferNetwork, out: Path, settings: LanguageSettin
         batches=FrameBatches(
             network.config, seed=settings.seed, scenes=settings.frame_scenes, steps=settings.frame_steps
         ),
-        watched=draw_frames(scene_seeds("val", settings.seed, _WATCHED), network.config, rng=rng)
-        if settings.validate_every
-        else None,
+        watched=watched_frames(network.config, settings),
         out=out,
         settings=settings,
         pace=settings.pace(settings.frame_steps, flat=_FLAT, schedule=_SCHEDULE),

@@ -22,7 +22,7 @@ from pixelrefer_ros.training.frames import draw_frames
 from pixelrefer_ros.training.language_settings import LanguageSettings
 from pixelrefer_ros.training.loop import Pace
 from pixelrefer_ros.training.vision_stage import teach_vision
-from pixelrefer_ros.training.world import SEED_RANGES, SceneSettings, scene_seeds
+from pixelrefer_ros.training.world import SEED_RANGES, SceneSettings
 
 SIDES, POSES = "sides", "poses"
 _FEW = SceneSettings(frames=1, objects=(2, 4))
@@ -30,7 +30,6 @@ _MANY = SceneSettings(frames=1, objects=(2, 8))
 _FEW_SHARE = 0.4  # of the steps of the first stage
 _AROUND = 1.0  # weight of each column of who is around
 _POSE = 2.0  # weight of size and angle, in the second stage
-_WATCHED = 40  # validation scenes
 
 
 class SideBatches(Dataset[FrameBatch]):
@@ -75,16 +74,13 @@ def _teach(
     few: int = 0,
     pose_weight: float = 0.0,
 ) -> bool:
-    rng = np.random.default_rng(settings.seed)
     return teach_vision(
         stage,
         network,
         FrameHeads,
         partial(frame_losses, around_weight=_AROUND, pose_weight=pose_weight),
         batches=SideBatches(network.config, seed=seed, scenes=settings.frame_scenes, few=few),
-        watched=draw_frames(scene_seeds("val", settings.seed, _WATCHED), network.config, rng=rng)
-        if settings.validate_every
-        else None,
+        watched=frames.watched_frames(network.config, settings),
         out=out,
         settings=settings,
         pace=pace,

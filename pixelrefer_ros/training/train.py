@@ -13,6 +13,10 @@ from pixelrefer_ros.errors import ParameterError
 DEVICES = ("auto", "cpu", "cuda")
 
 
+_PREPARING = ("attribute", "frame", "side", "pose", "reading", "asking", "telling")
+"""Stages before the paper's two, as their options are called."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's arguments; what is not given keeps the default of the settings' class."""
     models = parser.add_subparsers(dest="model", required=True, metavar="MODEL")
@@ -141,7 +145,7 @@ def _language(args: argparse.Namespace, given: dict[str, Any]) -> bool:
     for name, setting in (("questions", "questions"), ("max_broken", "most_broken")):
         if getattr(args, name) is not None:
             given[setting] = getattr(args, name)
-    for what in ("attribute", "frame", "side", "pose", "reading", "asking", "telling"):
+    for what in _PREPARING:
         if (steps := getattr(args, f"{what}_steps")) is not None:
             given[f"{what}_steps"] = steps
     if args.mask_num is not None:
@@ -195,8 +199,7 @@ def _check(args: argparse.Namespace) -> None:
     lowest |= {"--validate-every": (args.validate_every, 0)}
     if args.model == "language":
         lowest |= {"--lora": (args.lora, 0), "--mask-num": (args.mask_num, 1)}
-        for name in ("attribute", "frame", "reading", "asking", "telling"):
-            lowest |= {f"--{name}-steps": (getattr(args, f"{name}_steps"), 0)}
+        lowest |= {f"--{what}-steps": (getattr(args, f"{what}_steps"), 0) for what in _PREPARING}
         lowest |= {"--questions": (args.questions, 1), "--max-broken": (args.max_broken, 0)}
         if args.data and len(args.data) > 2:
             raise ParameterError(
