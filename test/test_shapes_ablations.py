@@ -174,7 +174,10 @@ def test_the_page_has_every_variant_and_the_plot_is_a_picture():
     page = "\n".join(lines(results))
     for each in results:
         assert each["title"] in page
-    assert "7 steps on attributes, 6 steps on frames, 2 steps on sides, 1 steps on poses, " in page
+    assert (
+        "7 steps on attributes, 6 steps on frames, 2 steps on sides, 1 steps on poses, 8 steps of reading, "
+        "9 steps of asking, 3 steps of telling, 10 + 10 steps of 4 scenes"
+    ) in page
     assert "60.0 ± 1.5" in page and all(measure.title in page for measure in MEASURES)
     assert ElementTree.fromstring("\n".join(plot(results))).tag.endswith("svg")  # noqa: S314 (our own text)
 
