@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -173,6 +175,31 @@ def test_at_most_one_motion_is_seen_and_what_is_always_visible_is_never_hidden(s
         if decided.get("hidden") == "No":
             first, last = example.frame_indices[0], example.frame_indices[-1]
             assert sight.seen(example.objects[0])[first : last + 1].all()
+
+
+@few
+@given(seeds)
+def test_the_one_long_step_between_the_times_given_is_when_the_object_was_hidden(seed):
+    for example, decided in lessons(seed, "timed"):
+        times = [f"{time:.1f} s" for time in example.times_s]
+        steps = dict(zip(times, np.diff(example.frame_indices).tolist(), strict=False))
+        long = [time for time, step in steps.items() if step >= 2 * np.median(list(steps.values()))]
+        assert len(long) <= 1
+        between = " to ".join((long[0], times[times.index(long[0]) + 1])) if long else ""
+        assert decided["long step"] == (between or "none")
+        assert decided["when hidden"] == (between or "never")
+        for time, following in pairwise(times):
+            step = "long" if time in long else "short"
+            assert decided[f"after {time}"] == f"{following}, {step}"
+            assert decided[f"step after {time}"] == step
+        assert len(decided) == 2 * len(times)
+
+
+def test_about_as_many_of_the_times_have_a_gap_as_have_none():
+    hidden = [
+        decided["when hidden"] != "never" for seed in range(30) for _, decided in lessons(seed, "timed")
+    ]
+    assert 0.3 < np.mean(hidden) < 0.7
 
 
 def test_only_what_is_said_is_learned(tmp_path):

@@ -136,9 +136,9 @@ TELLING = Course(
     "telling",
     (
         Part(400, (*_DETAILS, "is_further"), _SEVERAL, rehearsed=_BEFORE),
-        Part(500, (*_WAYS, "motion"), SCENE, rehearsed=_BEFORE, views=(2, 4)),
-        Part(400, (*_WAYS, *_PASSING), SCENE, rehearsed=_BEFORE),
-        Part(400, (*KINDS, *LESSONS), SCENE),
+        Part(400, (*_WAYS, "motion", "timed", "timed"), SCENE, rehearsed=_BEFORE, views=(4, 6)),
+        Part(600, (*_WAYS, *_PASSING, "timed", "timed"), SCENE, rehearsed=_BEFORE),
+        Part(600, (*KINDS, *LESSONS), SCENE),
     ),
     rate=0.5,
     flat=0.7,

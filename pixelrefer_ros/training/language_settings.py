@@ -95,7 +95,7 @@ class LanguageSettings:
     attribute_rate: float = 1.5e-3
     reading_steps: int = 2600
     asking_steps: int = 1800
-    telling_steps: int = 1700
+    telling_steps: int = 2000
     reading_scenes: int = 4
     reading_rate: float = 2e-3
     steps: tuple[int, int] = (600, 800)

@@ -20,6 +20,8 @@ TURNED_DEG, STEP_DEG = 40.0, 32.0
 """Rotating: it turned at least so far in all, and at most so far between two frames looked at."""
 GAP = 2.0
 """A gap in the times is a time of hiding only from this multiple of the usual step on."""
+NO_GAP = 1.5
+"""Up to this multiple, a step is certainly none."""
 
 
 def choose_views(
@@ -84,7 +86,7 @@ def hiding_of(sight: Sight, number: int, views: Sequence[int]) -> tuple[float, f
     usual = float(np.median(steps))
     widest = int(steps.argmax())
     before, after = views[widest], views[widest + 1]
-    if steps[widest] < GAP * usual or np.any(np.delete(steps, widest) > 1.5 * usual):
+    if steps[widest] < GAP * usual or np.any(np.delete(steps, widest) > NO_GAP * usual):
         return None
     if not before - first <= starts[0] <= after - first:
         return None

@@ -91,6 +91,7 @@ LESSONS: dict[str, Kind] = {
     "ordered": Kind("comparison", "picture", 6.0, comparing_lessons.ordered),
     "compared": Kind("comparison", "picture", 6.0, comparing_lessons.compared),
     "watched": Kind("time", "video", 5.0, over_time.watched),
+    "timed": Kind("time", "video", 5.0, over_time.timed),
 }
 """Shown in training only: a dozen decisions in one answer. To say yes or no a language model has to find a
 question's word in an object's tokens; from one such decision in each question, none was learned from 30,000

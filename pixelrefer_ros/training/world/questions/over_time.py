@@ -3,7 +3,12 @@
 
 from __future__ import annotations
 
-from pixelrefer_ros.training.world.course import hiding_of, motion_of
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+
+from pixelrefer_ros.training.world.course import GAP, NO_GAP, hiding_of, motion_of
 from pixelrefer_ros.training.world.questions.about_one import PLACE_PHRASES
 from pixelrefer_ros.training.world.questions.draft import Asking, Draft
 from pixelrefer_ros.training.world.vocabulary import DIRECTIONS, MOTIONS
@@ -60,6 +65,8 @@ _PLACE_AT = (
     ("Where is <region> at {time} s?", "It is {at} of the image."),
     ("In which part of the image is <region> at {time} s?", "{at}"),
 )
+
+_LEFT_OUT = 0.6  # of the lessons about times: in so many frames are left out
 
 
 def motion(asking: Asking) -> Draft | None:
@@ -149,6 +156,37 @@ def watched(asking: Asking) -> Draft | None:
             time = seconds((index - asking.views[0]) / asking.sight.scene.rate_hz)
             items.append((f"at {time} s", place))
     return asking.lesson("Watch <region>.", items)
+
+
+def timed(asking: Asking) -> Draft | None:
+    """A lesson: which of the times given follows which, and where there is a gap between them.
+
+    A prompt names only frames in which the object is seen: that it was hidden shows in nothing but their
+    times. Few objects are, so that in some lessons frames are left out, as if it were.
+    """
+    views = _with_gap(asking) if asking.rng.random() < _LEFT_OUT else asking.views
+    steps = np.diff(views)
+    usual = float(np.median(steps))
+    long = [place for place, step in enumerate(steps) if step >= GAP * usual]
+    if len(views) < 3 or len(long) > 1 or np.sum(steps > NO_GAP * usual) > len(long):
+        return None
+    at = [seconds((index - views[0]) / asking.sight.scene.rate_hz) for index in views]
+    between = " to ".join(f"{time} s" for time in at[long[0] : long[0] + 2]) if long else ""
+    items = [("long step", between or "none"), ("when hidden", between or "never")]
+    for place, (before, after) in enumerate(pairwise(at)):
+        step = "long" if place in long else "short"
+        items += [(f"after {before} s", f"{after} s, {step}"), (f"step after {before} s", step)]
+    draft = asking.lesson("Times of <region>.", items)
+    return replace(draft, views=tuple(views)) if draft else None
+
+
+def _with_gap(asking: Asking) -> tuple[int, ...]:
+    """The frames looked at, but for one or two in a row of those between the ends."""
+    views, count = asking.views, int(asking.rng.integers(1, 3))
+    if len(views) < count + 3:
+        return views
+    first = int(asking.rng.integers(1, len(views) - count))
+    return views[:first] + views[first + count :]
 
 
 def seconds(time_s: float) -> str:
