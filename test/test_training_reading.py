@@ -18,12 +18,12 @@ from pixelrefer_ros.training.language import LanguageSettings, losses, train_lan
 from pixelrefer_ros.training.language_loss import AnswerLoss
 from pixelrefer_ros.training.loop import read_progress
 from pixelrefer_ros.training.reading import (
-    SIGNS,
     ReadingBatches,
     reading_loss,
     share_right,
     teach_reading,
 )
+from pixelrefer_ros.training.readings import SIGNS, Readings
 from pixelrefer_ros.training.signs import Signs
 from pixelrefer_ros.training.stages import PERCEPTION
 from pixelrefer_ros.training.text_rows import IGNORED
@@ -151,7 +151,7 @@ def test_ways_are_first_asked_of_two_frames(folder, network):
 
 
 def test_rights_are_shares_of_answers_and_of_what_is_said_in_lessons():
-    result = AnswerLoss(torch.zeros(()), torch.tensor([0, 1, 1]), torch.tensor([3, 2, 4]))
+    result = AnswerLoss(torch.zeros(()), torch.tensor([0, 1, 1]), torch.tensor([3, 2, 4]), torch.zeros(0, 1))
     shares = share_right(result, ["color", "color", "checked"])
     assert shares == {"color": 0.5, "checked": 0.75}
     assert (result.right, result.answers, result.tokens) == (1, 3, 9)
@@ -178,13 +178,12 @@ def test_perception_teaches_object_tokens_what_the_language_model_reads(tmp_path
         height, width = crop.frame_size
         assert left - 2 <= x * width <= right + 2
         assert top - 2 <= y * height <= bottom + 2
-    torch.manual_seed(0)
-    signs = Signs(network.config.language.hidden_size, network.config.mask_num).requires_grad_(False)
+    readings = Readings.new(network, seed=0).frozen()
     optimizer = torch.optim.AdamW(network.object_encoder.parameters(), lr=3e-3)
     unlike = []
     for _ in range(30):
         optimizer.zero_grad()
-        found = losses(network, batch, bf16=False, signs=signs)
+        found = losses(network, batch, bf16=False, readings=readings)
         found["loss"].backward()
         optimizer.step()
         unlike.append(float(found["unlike"]))

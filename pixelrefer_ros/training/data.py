@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import cv2
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pixelrefer_ros.model import (
@@ -38,6 +39,7 @@ class Batch:
         frame_of: (V,) the frame of each view.
         rows: of prompts and answers.
         views: (P,) the view at each ``<REGION>`` run, in reading order; n tokens each.
+        times: (P,) float32, s since the first view of the same object in the question.
         names: (V,) picture and object of each view, as their turns name them.
         facts: of the views, where object tokens are to say what signs say; see `Signs`.
         learns: (2 V + F,) which pictures pass gradients to the vision encoder: crops, contexts, frames;
@@ -49,6 +51,7 @@ class Batch:
     frame_of: list[int]
     rows: TextRows
     views: list[int]
+    times: Tensor
     names: list[tuple[Hashable, Hashable]] = field(default_factory=list)
     facts: Facts | None = None
     learns: list[bool] = field(default_factory=list)
@@ -121,6 +124,7 @@ def make_batch(turns: Sequence[Turn | Example], tokenizer: ChatTokenizer, config
     pictures: list[RgbImage] = []
     frame_of: list[int] = []
     asked_of: list[int] = []
+    times: list[float] = []
     rows: list[TextRow] = []
     for given in turns:
         turn = turn_of(given) if isinstance(given, Example) else given
@@ -136,8 +140,10 @@ def make_batch(turns: Sequence[Turn | Example], tokenizer: ChatTokenizer, config
                 )
                 crops.append(crop)
             asked_of.append(views[view.picture, view.name])
+        for region in turn.regions:
+            times += [(view.time_s or 0.0) - (region[0].time_s or 0.0) for view in region]
         rows.append(prompt_row(turn, tokenizer, config))
-    return Batch(pictures, crops, frame_of, TextRows.padded(rows), asked_of, list(views))
+    return Batch(pictures, crops, frame_of, TextRows.padded(rows), asked_of, torch.tensor(times), list(views))
 
 
 def prompt_row(turn: Turn, tokenizer: ChatTokenizer, config: PixelReferConfig) -> TextRow:

@@ -42,9 +42,9 @@ from pixelrefer_ros.training.language_settings import (
 from pixelrefer_ros.training.loop import Loop, parameter_groups, read_progress
 from pixelrefer_ros.training.lora import add_low_rank, merge_low_rank
 from pixelrefer_ros.training.precision import mixed_precision
+from pixelrefer_ros.training.readings import Readings
 from pixelrefer_ros.training.record_data import RecordBatches, held_back
 from pixelrefer_ros.training.records import RecordTurn, read_records
-from pixelrefer_ros.training.signs import Signs
 from pixelrefer_ros.training.stages import INSTRUCTIONS, PERCEPTION, Stage
 from pixelrefer_ros.training.validation import BatchValidation, KeptBest, Validation, WorldValidation
 from pixelrefer_ros.training.world_data import WorldBatches
@@ -103,9 +103,9 @@ def train_language(out: Path, settings: LanguageSettings) -> bool:
     (out / RECIPE).write_text(json.dumps(_recipe(settings, network), indent=1) + "\n", encoding="utf-8")
     if settings.start_from is None and not settings.data and not _prepared(network, source, state, settings):
         return False
-    signs = reading.signs_of(network, state)
-    if signs is not None:
-        signs.requires_grad_(False)
+    readings = Readings.load(network, state)
+    if readings is not None:
+        readings = readings.frozen()
     kept: KeptBest | None = None
     for place, (stage, steps, rates) in enumerate(stages):
         if place < done or not steps:
@@ -117,7 +117,7 @@ def train_language(out: Path, settings: LanguageSettings) -> bool:
         with contextlib.suppress(KeyboardInterrupt):  # the state is saved below: the run can go on
             loop.run(
                 loader(data.batches, range(loop.step, steps), workers=settings.workers),
-                lambda batch: losses(network, batch, bf16=settings.bf16, signs=signs),
+                partial(losses, network, bf16=settings.bf16, readings=readings, weight=stage.aligned),
                 kept,
             )
         loop.save()
@@ -159,19 +159,27 @@ def _prepared(network: PixelReferNetwork, source: Path, state: Path, settings: L
 
 
 def losses(
-    network: PixelReferNetwork, batch: Batch, *, bf16: bool, signs: Signs | None = None
+    network: PixelReferNetwork,
+    batch: Batch,
+    *,
+    bf16: bool,
+    readings: Readings | None = None,
+    weight: float = 1.0,
 ) -> Mapping[str, Tensor | float]:
     """The loss of a batch, and the share of its answers that are right, for the log.
 
-    With signs, and a batch that says what is true of its objects, the tokens' unlikeness to them is added.
+    With readings, and a batch that says what is true of its objects, the tokens' unlikeness to signs and how
+    wrongly changes are read are added, by weight.
     """
     with mixed_precision(network.device, bf16=bf16):
         tokens = view_tokens(network, batch)
         result = told_loss(network, batch, tokens)
     found: dict[str, Tensor | float] = {"loss": result.loss, "right": result.right / result.answers}
-    if signs is not None and batch.facts is not None:
-        unlike = signs.unlikeness(tokens.float(), batch.facts)
-        found |= {"loss": result.loss + unlike, "unlike": unlike.detach()}
+    if readings is not None and batch.facts is not None:
+        unlike = readings.signs.unlikeness(tokens.float(), batch.facts)
+        off, weighed = readings.loss_of_changes(result.middle, batch.facts, batch.views, batch.times)
+        found["loss"] = result.loss + weight * (unlike + weighed)
+        found |= {"unlike": unlike.detach(), "changes": off.detach()}
     return found
 
 

@@ -31,11 +31,14 @@ class AnswerLoss:
         mistakes: (B,) int64: tokens of each answer that are not the likeliest. Where there is none, greedy
             decoding would write the answer.
         lengths: (B,) int64: tokens of each answer.
+        middle: (P, D): hidden states half-way through the language model, at the last token of each
+            ``<REGION>`` run, in reading order.
     """
 
     loss: Tensor
     mistakes: Tensor
     lengths: Tensor
+    middle: Tensor
 
     @property
     def right(self) -> int:
@@ -69,12 +72,21 @@ def embedded_loss(network: PixelReferNetwork, embeddings: Tensor, text: TextRows
     hidden: list[Tensor] = []
     wanted: list[Tensor] = []
     row: list[Tensor] = []
+    ends = _region_ends(network, text.ids)
+    middle = embeddings.new_zeros(len(ends), embeddings.shape[-1])
+    half = max(1, len(network.language.model.layers) // 2)
     for rows, length in _groups(text.length):
         places = rows.to(network.device)
         # Rows are padded on their right, where a causal model's tokens never look: no mask is needed.
-        found = network.language.model(
-            inputs_embeds=embeddings[places, :length], use_cache=False
-        ).last_hidden_state
+        output = network.language.model(
+            inputs_embeds=embeddings[places, :length], use_cache=False, output_hidden_states=True
+        )
+        found = output.last_hidden_state
+        among = torch.full((len(embeddings),), -1, device=network.device)
+        among[places] = torch.arange(len(places), device=network.device)
+        its = among[ends[:, 0]].ge(0).nonzero().flatten()
+        states = output.hidden_states[half][among[ends[its, 0]], ends[its, 1]]
+        middle = middle.index_copy(0, its, states.to(middle.dtype))
         own = targets[places, : length - 1]
         asked = own != IGNORED
         hidden.append(found[:, :-1][asked])  # logits only where an answer is: saves the most
@@ -91,7 +103,14 @@ def embedded_loss(network: PixelReferNetwork, embeddings: Tensor, text: TextRows
         loss=(F.cross_entropy(logits, answers, reduction="none") * weights).sum() / weights.sum(),
         mistakes=mistakes,
         lengths=lengths,
+        middle=middle,
     )
+
+
+def _region_ends(network: PixelReferNetwork, ids: Tensor) -> Tensor:
+    """(P, 2): row and column of the last token of each ``<REGION>`` run."""
+    places = torch.eq(ids, network.config.region_token_id or 0).nonzero()
+    return places[network.config.mask_num - 1 :: network.config.mask_num].to(network.device)
 
 
 def prompt_embeddings(network: PixelReferNetwork, batch: Batch) -> Tensor:

@@ -90,7 +90,7 @@ class LanguageSettings:
     attribute_scenes: int = 20
     frame_steps: int = 2000
     side_steps: int = 1500
-    pose_steps: int = 1500
+    pose_steps: int = 3200
     frame_scenes: int = 12
     attribute_rate: float = 1.5e-3
     reading_steps: int = 2600
@@ -98,7 +98,7 @@ class LanguageSettings:
     telling_steps: int = 2000
     reading_scenes: int = 4
     reading_rate: float = 2e-3
-    steps: tuple[int, int] = (600, 800)
+    steps: tuple[int, int] = (400, 800)
     scenes: int = 4
     surroundings: float = 0.2
     rates: tuple[Rates, Rates] = FROM_NOTHING

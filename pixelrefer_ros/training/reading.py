@@ -29,6 +29,7 @@ from pixelrefer_ros.training.language_loss import AnswerLoss, embedded_loss, pla
 from pixelrefer_ros.training.language_settings import LanguageSettings
 from pixelrefer_ros.training.loop import Loop, parameter_groups
 from pixelrefer_ros.training.precision import mixed_precision
+from pixelrefer_ros.training.readings import Readings
 from pixelrefer_ros.training.signs import Facts, Signs
 from pixelrefer_ros.training.text_rows import TextRow, TextRows, text_row
 from pixelrefer_ros.training.world import (
@@ -44,8 +45,6 @@ QUESTIONS = 20
 """Of a scene."""
 WATCHED = 32
 """Validation scenes."""
-SIGNS = "signs.safetensors"
-"""File beside the state, for the stage in which object tokens learn to say the same."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -56,12 +55,14 @@ class ReadingBatch:
         rows: of prompts and answers.
         views: (P,) the view at each ``<REGION>`` run, in reading order.
         facts: of the V views.
+        times: (P,) float32, s since the first view of the same object in the question.
         kinds: (B,) of the questions.
     """
 
     rows: TextRows
     views: list[int]
     facts: Facts
+    times: Tensor
     kinds: list[str]
 
 
@@ -99,6 +100,7 @@ class ReadingBatches(Dataset[ReadingBatch]):
         rows: list[TextRow] = []
         views: list[int] = []
         asked: list[str] = []
+        since: list[float] = []
         part = self._course.part(number, self._steps)
         for place in itertools.count():
             if place >= self._scenes and rows:  # by chance no scene may offer any of the kinds
@@ -118,9 +120,9 @@ class ReadingBatches(Dataset[ReadingBatch]):
                             seen.append((sight, region, index))
                         views.append(known[key])
                 start, rate = draft.views[0], sight.scene.rate_hz
-                single = len(draft.views) == 1
-                times = [None] if single else [(index - start) / rate for index in draft.views]
-                of_regions = [times for _ in draft.objects]
+                times = [(index - start) / rate for index in draft.views]
+                since += times * len(draft.objects)
+                of_regions = [[None] if len(times) == 1 else times for _ in draft.objects]
                 rows.append(
                     text_row(
                         draft.question,
@@ -132,7 +134,8 @@ class ReadingBatches(Dataset[ReadingBatch]):
                     )
                 )
         facts = Facts.of(seen)
-        return ReadingBatch(TextRows.padded(rows), views, facts.alone() if part.alone else facts, asked)
+        facts = facts.alone() if part.alone else facts
+        return ReadingBatch(TextRows.padded(rows), views, facts, torch.tensor(since), asked)
 
 
 def reading_loss(network: PixelReferNetwork, signs: Signs, batch: ReadingBatch) -> AnswerLoss:
@@ -175,15 +178,14 @@ def teach_reading(
     Returns:
         Whether it is finished; False when the minutes ended first.
     """
-    signs = signs_of(network, out)
-    if signs is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
-            signs = Signs(network.config.language.hidden_size, network.config.mask_num).to(settings.device)
+    readings = Readings.load(network, out) or Readings.new(network, seed=settings.seed)
+    signs, changes = readings.signs, readings.changes
     # The state holds the vision encoder too: it has learned to see, and a stopped run begins from the state.
-    learner = nn.ModuleDict({"vision": network.vision, "language": network.language, "signs": signs})
+    learner = nn.ModuleDict(
+        {"vision": network.vision, "language": network.language, "signs": signs, "changes": changes}
+    )
     groups = parameter_groups(
-        {course.rate * settings.reading_rate: [network.language, signs]},
+        {course.rate * settings.reading_rate: [network.language, signs, changes]},
         weight_decay=settings.weight_decay,
         hidden=[network.language.model.layers],
     )
@@ -201,15 +203,24 @@ def teach_reading(
     def learn(batch: ReadingBatch) -> dict[str, Tensor | float]:
         with mixed_precision(network.device, bf16=settings.bf16):
             result = reading_loss(network, signs, batch)
-        return {"loss": result.loss, "right": result.right / result.answers}
+        off, weighed = readings.loss_of_changes(result.middle, batch.facts, batch.views, batch.times)
+        return {
+            "loss": result.loss + weighed,
+            "right": result.right / result.answers,
+            "changes": off,
+        }
 
     @torch.inference_mode()
     def validate(_: int) -> dict[str, float]:
         batch = watched[0]
         result = reading_loss(network, signs, batch)
-        return {"loss": float(result.loss), "right": result.right / result.answers} | share_right(
-            result, batch.kinds
-        )
+        off = readings.loss_of_changes(result.middle, batch.facts, batch.views, batch.times)[0]
+        return {
+            "loss": float(result.loss),
+            "right": result.right / result.answers,
+            "changes": float(off),
+            **share_right(result, batch.kinds),
+        }
 
     with contextlib.suppress(KeyboardInterrupt):  # the state is saved below: the run can go on
         loop.run(
@@ -223,14 +234,5 @@ def teach_reading(
         )
     loop.save()
     if loop.finished:
-        signs.save(out / SIGNS)
+        readings.save(out)
     return loop.finished
-
-
-def signs_of(network: PixelReferNetwork, out: Path) -> Signs | None:
-    """What the language model learned to read, on its device; None where it did not."""
-    path = out / SIGNS
-    if not path.exists():
-        return None
-    signs = Signs(network.config.language.hidden_size, network.config.mask_num)
-    return signs.load(path).to(network.device)

@@ -46,6 +46,10 @@ class Facts:
         named = torch.tensor([_named(*view) for view in seen])
         return cls(named, torch.tensor([_measured(*view) for view in seen]))
 
+    def __getitem__(self, views: list[int]) -> Facts:
+        """Of some of them, each as often as it is named."""
+        return Facts(self.named[views], self.measured[views])
+
     def alone(self) -> Facts:
         """The same, but it is unclear who is around."""
         own = torch.arange(self.named.shape[1]) < OWN

@@ -20,8 +20,9 @@ class Stage:
         moments: frames of a scene that pictures are taken from; see `scene_examples`.
         lessons: kinds of `LESSONS` beside them.
         stills: share of the batches whose scenes are one picture, for half of the cost.
-        aligned: object tokens learn to say what the language model has learned to read, see `Signs`; its
-            scenes are one picture.
+        aligned: weight of what object tokens and the language model's middle learn beside the answers: to
+            say what the language model has learned to read, see `Signs`, and how an object differs from its
+            first frame, see `ChangeHeads`.
     """
 
     name: str
@@ -31,7 +32,7 @@ class Stage:
     moments: int
     lessons: tuple[str, ...] = ()
     stills: float = 0.0
-    aligned: bool = False
+    aligned: float = 0.0
 
 
 PERCEPTION = Stage(
@@ -41,7 +42,7 @@ PERCEPTION = Stage(
     questions=12,
     moments=1,
     lessons=tuple(kind for kind in LESSONS if LESSONS[kind].views != "video"),
-    aligned=True,
+    aligned=1.0,
 )
 """Stage 1: what can be told of objects in one picture."""
 INSTRUCTIONS = Stage(
@@ -52,5 +53,6 @@ INSTRUCTIONS = Stage(
     moments=2,
     lessons=tuple(LESSONS),
     stills=0.5,
+    aligned=0.3,
 )
 """Stage 2: every kind of question."""

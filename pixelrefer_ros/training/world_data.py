@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -64,40 +64,36 @@ class WorldBatches(Dataset[Batch]):
 
     def __getitem__(self, number: int) -> Batch:
         """Draws batch ``number``."""
-        examples = self.examples(number)
-        batch = make_batch(examples, self._tokenizer, self._config)
+        sights: dict[int, Sight] = {}
+        batch = make_batch(self._drawn(number, sights), self._tokenizer, self._config)
         if self._stage.aligned:
-            batch = replace(batch, facts=self._facts(examples, batch))
+            names = cast("list[tuple[tuple[int, int], int]]", batch.names)  # as `turn_of` gave them
+            seen = [(sights[scene], number, index) for (scene, index), number in names]
+            batch = replace(batch, facts=Facts.of(seen))
         if self._surroundings < 1:
             rng = np.random.default_rng([self._seed, 5, number])
             drawn = rng.random(len(batch.crops) + len(batch.frames)) < self._surroundings
             batch.learns.extend([True] * len(batch.crops) + drawn.tolist())
         return batch
 
-    def _facts(self, examples: list[Example], batch: Batch) -> Facts:
-        scenes = {example.scene_seed for example in examples}
-        sights = {seed: Sight(Renderer(cast_scene(seed, self._stage.scene))) for seed in scenes}
-        seen: dict[tuple[Hashable, Hashable], tuple[Sight, int, int]] = {
-            ((example.scene_seed, index), number): (sights[example.scene_seed], number, index)
-            for example in examples
-            for number in example.objects
-            for index in example.frame_indices
-        }
-        return Facts.of(seen[name] for name in batch.names)
-
     def examples(self, number: int) -> list[Example]:
         """The examples of a batch."""
+        return self._drawn(number, {})
+
+    def _drawn(self, number: int, sights: dict[int, Sight]) -> list[Example]:
+        """The same, and what can be seen of their scenes."""
         owned = SEED_RANGES[self._split]
         rng = np.random.default_rng([self._seed, 3, number])
         still = rng.random() < self._stage.stills
-        return [
-            example
-            for scene_seed in rng.integers(owned.start, owned.stop, size=self._scenes)
-            for example in scene_examples(
-                int(scene_seed),
+        scene = replace(self._stage.scene, frames=1) if still else self._stage.scene
+        examples: list[Example] = []
+        for scene_seed in map(int, rng.integers(owned.start, owned.stop, size=self._scenes)):
+            sights[scene_seed] = Sight(Renderer(cast_scene(scene_seed, scene)))
+            examples += scene_examples(
+                scene_seed,
                 self._stage.questions,
-                settings=replace(self._stage.scene, frames=1) if still else self._stage.scene,
                 kinds=self._stage.kinds + self._stage.lessons,
                 moments=1 if still else self._stage.moments,
+                sight=sights[scene_seed],
             )
-        ]
+        return examples

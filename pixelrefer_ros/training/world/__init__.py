@@ -5,6 +5,7 @@ NumPy and OpenCV only. A scene is its seed; everything follows from it, in every
 """
 
 from pixelrefer_ros.training.world.casting import FRAME_SIZES, Occlusion, SceneSettings, cast_scene
+from pixelrefer_ros.training.world.course import GAP, NO_GAP
 from pixelrefer_ros.training.world.examples import (
     VIDEO_VIEWS,
     Example,
@@ -35,10 +36,12 @@ __all__ = [
     "COMBINATIONS",
     "EPOCH_NS",
     "FRAME_SIZES",
+    "GAP",
     "KINDS",
     "LESSONS",
     "MOTIONS",
     "NOTHING",
+    "NO_GAP",
     "OFFERED",
     "REGION",
     "ROWS",

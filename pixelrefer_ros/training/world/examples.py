@@ -89,6 +89,7 @@ def scene_examples(
     settings: SceneSettings | None = None,
     kinds: Sequence[str] = tuple(KINDS),
     moments: int = 0,
+    sight: Sight | None = None,
 ) -> Iterator[Example]:
     """Examples of one scene, ``count`` or fewer where it offers no more; the same for the same arguments.
 
@@ -100,8 +101,9 @@ def scene_examples(
         moments: 0 lets every question look where it likes. Otherwise all videos look at one object over one
             stretch of the scene, and pictures at so many frames of it: less varied, but much cheaper to draw
             and to encode.
+        sight: of this very scene, where it has been measured already.
     """
-    sight = Sight(Renderer(cast_scene(seed, settings)))
+    sight = sight or Sight(Renderer(cast_scene(seed, settings)))
     rng = np.random.default_rng([seed, 2])
     pictures: dict[int, Frame] = {}
     for kind, draft in _drafts(rng, sight, count, kinds, moments):

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the middle of a new language model is taught by: how an object differs from its first frame.
+
+What moves, grows, turns or was hidden follows from comparing an object's frames and their times. An answer
+says it in a word, after all frames, and from some ten thousand such words little of it was learned. So at
+each frame the hidden states half-way through tell, by linear readings that are left out of the checkpoint,
+how far the object has come, by how much it has grown and turned, and how long it was out of sight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pixelrefer_ros.training.signs import Facts
+from pixelrefer_ros.training.world import GAP, NO_GAP
+
+_MEASURES = ("moved", "moved", "grown", "turned", "step")
+_WEIGHTS = (4.0, 4.0, 2.0, 1.0, 1.0)  # what matters of each is a tenth, or a quarter
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Changes:
+    """Of P views that stand in prompts, an object in a frame each.
+
+    Attributes:
+        measured: (P, 5) float32: how far the middle is from where it was in the object's first frame (x, y),
+            as shares of the frame; the logarithm of how many times as large it is; 1 minus the cosine of how
+            far it turned since the frame before (see `Facts`); the time since that frame, s.
+        gap: (P,) float32, 1 where one of its frames so far is much later than the one before, 0 where none
+            is; elsewhere -1: that is unclear, or there are fewer than three frames.
+        later: (P,) bool, whether it is not the first.
+    """
+
+    measured: Tensor
+    gap: Tensor
+    later: Tensor
+
+    @classmethod
+    def of(cls, facts: Facts, times: Tensor) -> Changes:
+        """Of views in reading order.
+
+        Args:
+            facts: of each.
+            times: (P,) float32, s since the first view of the same object, which has 0.
+        """
+        later = times > 0
+        before = torch.arange(len(times)) - later.long()
+        first = torch.where(later, 0, torch.arange(len(times))).cummax(dim=0).values
+        x, y, size, _, angle = facts.measured.unbind(dim=1)
+        step = times - times[before]
+        measured = torch.stack(
+            [x - x[first], y - y[first], (size / size[first]).log(), 1 - (angle - angle[before]).cos(), step],
+            dim=1,
+        )
+        gap = [_gap(step[int(begin) + 1 : place + 1]) for place, begin in enumerate(first)]
+        return cls(measured, torch.tensor(gap), later)
+
+
+class ChangeHeads(nn.Module):
+    """Linear readings of hidden states."""
+
+    def __init__(self, width: int) -> None:
+        """Of a language model ``width`` wide."""
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.measured = nn.Linear(width, len(_MEASURES))
+        self.gap = nn.Linear(width, 1)
+
+    def forward(self, hidden: Tensor, changes: Changes) -> Tensor:
+        """What they are taught by, a scalar.
+
+        Args:
+            hidden: (P, D) at the last token of every view.
+            changes: of these views.
+        """
+        device, later = hidden.device, changes.later.to(hidden.device)
+        if not later.any():
+            return hidden.new_zeros(())
+        normed = self.norm(hidden.float())[later]
+        off = (self.measured(normed) - changes.measured.to(device)[later]).abs().mean(dim=0)
+        gap = changes.gap.to(device)[later]
+        logits = self.gap(normed)[:, 0][gap >= 0]
+        loss: Tensor = (off * off.new_tensor(_WEIGHTS)).sum()
+        if len(logits):
+            loss = loss + F.binary_cross_entropy_with_logits(logits, gap[gap >= 0])
+        return loss
+
+
+def _gap(steps: Tensor) -> float:
+    if len(steps) < 2:
+        return -1.0
+    longest, usual = float(steps.max()), float(steps.quantile(0.5))
+    return 1.0 if longest >= GAP * usual else 0.0 if longest <= NO_GAP * usual else -1.0
