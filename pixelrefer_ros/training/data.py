@@ -29,17 +29,14 @@ from pixelrefer_ros.types import Mask, RgbImage
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Batch:
-    """B questions that share F frames and V views (an object in a frame).
+@dataclass(eq=False, slots=True, kw_only=True)
+class Pictures:
+    """F frames and V views: an object in a frame.
 
     Attributes:
         frames: F whole frames, (336, 336, 3) uint8.
         crops: V objects.
         frame_of: (V,) the frame of each view.
-        rows: of prompts and answers.
-        views: (P,) the view at each ``<REGION>`` run, in reading order; n tokens each.
-        times: (P,) float32, s since the first view of the same object in the question.
         names: (V,) picture and object of each view, as their turns name them.
         facts: of the views, where object tokens are to say what signs say; see `Signs`.
         learns: (2 V + F,) which pictures pass gradients to the vision encoder: crops, contexts, frames;
@@ -49,12 +46,29 @@ class Batch:
     frames: list[RgbImage]
     crops: list[ObjectCrop]
     frame_of: list[int]
-    rows: TextRows
-    views: list[int]
-    times: Tensor
     names: list[tuple[Hashable, Hashable]] = field(default_factory=list)
     facts: Facts | None = None
     learns: list[bool] = field(default_factory=list)
+
+    @property
+    def images(self) -> list[RgbImage]:
+        """(2 V + F,): crops, contexts, frames."""
+        return [*(crop.image for crop in self.crops), *(crop.context for crop in self.crops), *self.frames]
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Batch(Pictures):
+    """B questions about them.
+
+    Attributes:
+        rows: of prompts and answers.
+        views: (P,) the view at each ``<REGION>`` run, in reading order; n tokens each.
+        times: (P,) float32, s since the first view of the same object in the question.
+    """
+
+    rows: TextRows
+    views: list[int]
+    times: Tensor
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -143,7 +157,15 @@ def make_batch(turns: Sequence[Turn | Example], tokenizer: ChatTokenizer, config
         for region in turn.regions:
             times += [(view.time_s or 0.0) - (region[0].time_s or 0.0) for view in region]
         rows.append(prompt_row(turn, tokenizer, config))
-    return Batch(pictures, crops, frame_of, TextRows.padded(rows), asked_of, torch.tensor(times), list(views))
+    return Batch(
+        frames=pictures,
+        crops=crops,
+        frame_of=frame_of,
+        names=list(views),
+        rows=TextRows.padded(rows),
+        views=asked_of,
+        times=torch.tensor(times),
+    )
 
 
 def prompt_row(turn: Turn, tokenizer: ChatTokenizer, config: PixelReferConfig) -> TextRow:

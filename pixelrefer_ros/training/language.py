@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from pixelrefer_ros.model import PixelReferNetwork
-from pixelrefer_ros.training import attributes, frames, reading, sides
+from pixelrefer_ros.training import attributes, frames, infusion, reading, sides
 from pixelrefer_ros.training.checkpoints import (
     modules_of,
     new_checkpoint,
@@ -152,6 +152,7 @@ def _prepared(network: PixelReferNetwork, source: Path, state: Path, settings: L
         )
         for course, steps in courses.items()
     }
+    stages[infusion.STAGE] = (settings.infusion_steps, partial(infusion.teach_infusion, network, state))
     progress = read_progress(state)
     at = progress["stage"] if progress else attributes.STAGE
     left = itertools.dropwhile(lambda name: name != at, stages)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pixelrefer_ros.model import ObjectCrop, PixelReferNetwork, patch_positions
-from pixelrefer_ros.training.data import Batch
+from pixelrefer_ros.training.data import Batch, Pictures
 from pixelrefer_ros.training.region_pass import aggregate_all
 from pixelrefer_ros.training.text_rows import IGNORED, TextRows
 from pixelrefer_ros.training.vision_pass import encode_pictures
@@ -129,20 +129,26 @@ def place_tokens(network: PixelReferNetwork, ids: Tensor, tokens: Tensor) -> Ten
     return embeddings.flatten(0, 1).index_copy(0, places, tokens).view_as(embeddings)
 
 
-def view_tokens(network: PixelReferNetwork, batch: Batch) -> Tensor:
+def view_tokens(network: PixelReferNetwork, batch: Pictures) -> Tensor:
     """(V, n, D) object tokens of every view, with gradients."""
-    crops = batch.crops
-    pictures = [*(crop.image for crop in crops), *(crop.context for crop in crops), *batch.frames]
-    features = picture_features(network, pictures, batch.learns)
-    count = len(crops)
+    features = picture_features(network, batch.images, batch.learns)
+    return infused_tokens(network, batch, features, range(len(batch.crops)))
+
+
+def infused_tokens(
+    network: PixelReferNetwork, batch: Pictures, features: list[Tensor], views: Sequence[int]
+) -> Tensor:
+    """(V', n, D) object tokens of some views, given the features of all the batch's images."""
+    count = len(batch.crops)
     # Only the encoder gains from half precision; k-means of half precision would
     # choose other tokens than when the model answers.
     with torch.autocast(network.device.type, enabled=False):
-        whole = torch.stack(features[2 * count :])[batch.frame_of]
-        regions = region_tokens(network, crops, features[:count])
-        tokens: Tensor = network.object_encoder.infuse(
-            regions, torch.stack(features[count : 2 * count]), whole
+        regions = region_tokens(
+            network, [batch.crops[view] for view in views], [features[view] for view in views]
         )
+        local = torch.stack([features[count + view] for view in views])
+        whole = torch.stack([features[2 * count + batch.frame_of[view]] for view in views])
+        tokens: Tensor = network.object_encoder.infuse(regions, local, whole)
     return tokens
 
 

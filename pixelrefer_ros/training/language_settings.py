@@ -63,6 +63,10 @@ class LanguageSettings:
         telling_steps: of the stage after that (see `TELLING`); 0 leaves it out.
         reading_scenes: per step of these three.
         reading_rate: the learning rate at its highest.
+        infusion_steps: of the stage after that, in which object tokens learn to be what it reads (see
+            `teach_infusion`); 0 leaves it out.
+        infusion_scenes: which join those that are kept, every few steps of that stage.
+        infusion_rate: the learning rate at its highest.
         steps: of each stage; 0 leaves the stage out.
         scenes: per step.
         surroundings: share of them that teaches the vision encoder; see `WorldBatches`.
@@ -98,7 +102,10 @@ class LanguageSettings:
     telling_steps: int = 2000
     reading_scenes: int = 4
     reading_rate: float = 2e-3
-    steps: tuple[int, int] = (400, 800)
+    infusion_steps: int = 1500
+    infusion_scenes: int = 12
+    infusion_rate: float = 4e-3
+    steps: tuple[int, int] = (200, 800)
     scenes: int = 4
     surroundings: float = 0.2
     rates: tuple[Rates, Rates] = FROM_NOTHING

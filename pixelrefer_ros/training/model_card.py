@@ -36,6 +36,7 @@ _FLAGS = {
     "reading_steps": "--reading-steps",
     "asking_steps": "--asking-steps",
     "telling_steps": "--telling-steps",
+    "infusion_steps": "--infusion-steps",
     "image_size": "--image-size",
     "sizes.mask_num": "--mask-num",
     "bf16": "--bf16",

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,9 +46,20 @@ class Facts:
         named = torch.tensor([_named(*view) for view in seen])
         return cls(named, torch.tensor([_measured(*view) for view in seen]))
 
+    @classmethod
+    def joined(cls, parts: Sequence[Facts]) -> Facts:
+        """Of the objects of all of them, in order."""
+        return cls(torch.cat([part.named for part in parts]), torch.cat([part.measured for part in parts]))
+
     def __getitem__(self, views: list[int]) -> Facts:
         """Of some of them, each as often as it is named."""
         return Facts(self.named[views], self.measured[views])
+
+    @property
+    def somebody(self) -> Tensor:
+        """(V, columns) bool: where the column is of a side, and somebody is there."""
+        around = torch.arange(self.named.shape[1]) >= OWN
+        return around & (self.named != UNCLEAR) & (self.named != EMPTY)
 
     def alone(self) -> Facts:
         """The same, but it is unclear who is around."""
@@ -98,6 +109,24 @@ class Signs(nn.Module):
             meant = self.meaning(facts)
             spread = meant.var(dim=0).sum()
         return (tokens - meant[:, None]).square().sum(dim=-1).mean() / spread
+
+    @torch.no_grad()
+    def read(self, tokens: Tensor, facts: Facts) -> Tensor:
+        """What object tokens say: of each column the value whose sign is nearest, all else being as it is.
+
+        Args:
+            tokens: (V, n, D).
+            facts: of the same V objects.
+
+        Returns:
+            (V, columns) int64, like ``facts.named``.
+        """
+        off = tokens.mean(dim=1) - self.meaning(facts)
+        read = []
+        for table, truth in zip(self.named, facts.named.to(off.device).unbind(dim=1), strict=True):
+            weight: Tensor = table.weight  # type: ignore[assignment] # an embedding's
+            read.append(torch.cdist(off + weight[truth], weight).argmin(dim=1))
+        return torch.stack(read, dim=1)
 
     def save(self, path: Path) -> None:
         """Writes the embeddings as safetensors."""

@@ -53,6 +53,6 @@ INSTRUCTIONS = Stage(
     moments=2,
     lessons=tuple(LESSONS),
     stills=0.5,
-    aligned=0.3,
+    aligned=1.0,
 )
 """Stage 2: every kind of question."""

@@ -13,7 +13,7 @@ from pixelrefer_ros.errors import ParameterError
 DEVICES = ("auto", "cpu", "cuda")
 
 
-_PREPARING = ("attribute", "frame", "side", "pose", "reading", "asking", "telling")
+_PREPARING = ("attribute", "frame", "side", "pose", "reading", "asking", "telling", "infusion")
 """Stages before the paper's two, as their options are called."""
 
 
@@ -66,6 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="STEPS",
         help="after that, to teach it long answers, and more of videos; 0 leaves it out",
+    )
+    language.add_argument(
+        "--infusion-steps",
+        type=int,
+        metavar="STEPS",
+        help="after that, to teach new object tokens to be what it reads; 0 leaves it out",
     )
     language.add_argument(
         "--lora",

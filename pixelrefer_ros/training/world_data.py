@@ -69,7 +69,7 @@ class WorldBatches(Dataset[Batch]):
         if self._stage.aligned:
             names = cast("list[tuple[tuple[int, int], int]]", batch.names)  # as `turn_of` gave them
             seen = [(sights[scene], number, index) for (scene, index), number in names]
-            batch = replace(batch, facts=Facts.of(seen))
+            batch.facts = Facts.of(seen)
         if self._surroundings < 1:
             rng = np.random.default_rng([self._seed, 5, number])
             drawn = rng.random(len(batch.crops) + len(batch.frames)) < self._surroundings

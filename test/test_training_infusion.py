@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stage in which a new object encoder learns to find in pictures what the language model reads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from micro_language import MICRO
+from safetensors.torch import load_file
+
+from pixelrefer_ros.training.checkpoints import new_checkpoint, new_network
+from pixelrefer_ros.training.infusion import (
+    InfusionBatches,
+    Seen,
+    draw_views,
+    teach_infusion,
+)
+from pixelrefer_ros.training.language_loss import view_tokens
+from pixelrefer_ros.training.language_settings import LanguageSettings
+from pixelrefer_ros.training.loop import PROGRESS, STATE, read_progress
+from pixelrefer_ros.training.readings import Readings
+from pixelrefer_ros.training.signs import OWN, Signs
+from pixelrefer_ros.training.world import scene_seeds
+
+SETTINGS = LanguageSettings(
+    infusion_steps=2, infusion_scenes=1, sizes=MICRO, workers=0, validate_every=0, save_every=1
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    new_checkpoint(tmp_path, MICRO, seed=0)
+    return tmp_path
+
+
+@pytest.fixture
+def network(folder):
+    return new_network(folder, seed=0)
+
+
+def test_a_batch_is_the_same_whoever_draws_it_and_shows_each_object_once(network):
+    one, other = (InfusionBatches(network.config, seed=3, scenes=2)[16] for _ in range(2))
+    assert torch.equal(one.facts.named, other.facts.named)
+    assert all((a == b).all() for a, b in zip(one.frames, other.frames, strict=True))
+    assert len(set(one.names)) == len(one.names) == len(one.crops) == len(one.facts.named)
+    assert set(one.frame_of) == {0, 1}
+    for (x, y), crop in zip(one.facts.measured[:, :2].tolist(), one.crops, strict=True):
+        top, left, bottom, right = crop.box
+        height, width = crop.frame_size
+        assert left - 2 <= x * width <= right + 2
+        assert top - 2 <= y * height <= bottom + 2
+
+
+def test_signs_are_read_as_what_they_say(network):
+    torch.manual_seed(0)
+    facts = draw_views(scene_seeds("val", 0, 6), network.config).facts
+    signs = Signs(64, 4)
+    tokens = signs.meaning(facts).detach()[:, None].expand(-1, 4, -1)
+    assert torch.equal(signs.read(tokens, facts), facts.named)
+    other = signs.read(tokens.roll(1, dims=0), facts)[:, :OWN]
+    assert float((other == facts.named[:, :OWN]).float().mean()) < 0.6, "and those of another object as its"
+    assert facts.somebody.any()
+    assert not facts.somebody[:, :OWN].any()
+
+
+def test_new_scenes_join_those_that_are_kept_every_few_steps(network):
+    drawn = [InfusionBatches(network.config, seed=0, scenes=1)[number] is not None for number in range(17)]
+    assert [number for number, new in enumerate(drawn) if new] == [0, 8, 16]
+
+
+def test_object_tokens_come_nearer_to_signs_and_the_vision_encoder_stays_as_it_is(network):
+    seen = Seen(network, Readings.new(network, seed=0).frozen().signs)
+    seen.see(draw_views(scene_seeds("val", 0, 2), network.config))
+    optimizer = torch.optim.AdamW(network.object_encoder.parameters(), lr=3e-3)
+    found = []
+    for step in range(30):
+        optimizer.zero_grad()
+        losses = seen.learn(np.random.default_rng(step), 12)
+        losses["loss"].backward()
+        optimizer.step()
+        found.append(losses["loss"].item())
+    assert found[-1] < 0.7 * found[0]
+    assert all(weight.grad is None for weight in network.vision.parameters())
+
+
+def test_what_is_kept_gives_the_tokens_that_training_goes_on_with(network):
+    batch = draw_views(scene_seeds("val", 0, 3), network.config)
+    signs = Readings.new(network, seed=0).frozen().signs
+    seen = Seen(network, signs)
+    seen.see(batch)
+    with torch.no_grad():
+        direct = signs.unlikeness(view_tokens(network, batch), batch.facts)
+        kept = seen.of_all()["loss"]
+    torch.testing.assert_close(kept, direct, atol=0, rtol=5e-3)  # features are kept in float16
+
+
+def test_a_run_that_goes_on_between_new_scenes_draws_some(folder, network):
+    out = folder / "training"
+    out.mkdir()
+    Readings.new(network, seed=0).save(out)
+    teach_infusion(network, out, replace(SETTINGS, infusion_steps=3))
+    (out / PROGRESS).write_text('{"stage": "infusion", "step": 2, "steps": 3}')
+    assert teach_infusion(new_network(folder, seed=1), out, replace(SETTINGS, infusion_steps=3))
+    assert read_progress(out) == {"stage": "infusion", "step": 3, "steps": 3}
+
+
+def test_without_signs_there_is_nothing_to_learn(folder, network):
+    assert teach_infusion(network, folder / "training", SETTINGS)
+    assert read_progress(folder / "training") is None
+
+
+def test_the_state_holds_what_was_learned_before(folder, network):
+    out = folder / "training"
+    out.mkdir()
+    Readings.new(network, seed=0).save(out)
+    parts = {"vision": network.vision, "language": network.language, "object_encoder": network.object_encoder}
+    before = {
+        f"{part}.{name}": value.clone()
+        for part, module in parts.items()
+        for name, value in module.state_dict().items()
+    }
+    assert teach_infusion(network, out, SETTINGS)
+    assert read_progress(out) == {"stage": "infusion", "step": 2, "steps": 2}
+    state = load_file(out / STATE)
+    same = {name: torch.equal(state[f"weights/{name}"], value) for name, value in before.items()}
+    assert all(same[name] for name in before if not name.startswith("object_encoder."))
+    assert not same["object_encoder.feat_linear.0.weight"]
