@@ -41,7 +41,7 @@ def facts(*measured: tuple[float, ...]) -> Facts:
     return Facts(torch.zeros(len(measured), len(COLUMNS), dtype=torch.long), torch.tensor(measured))
 
 
-def test_each_frame_is_compared_with_the_first_of_the_same_object():
+def test_each_frame_is_compared_with_the_first_of_the_same_object_and_the_one_before():
     changes = Changes.of(
         facts(
             (0.2, 0.5, 0.1, 1.0, 0.0),
@@ -51,12 +51,13 @@ def test_each_frame_is_compared_with_the_first_of_the_same_object():
         ),
         torch.tensor([0.0, 0.4, 1.4, 0.0]),
     )
+    nothing = [0.0] * 8
     wanted = torch.tensor(
         [
-            [0.0, 0.0, 0.0, 0.0, 0.0],
-            [0.1, 0.0, math.log(2), 1.0, 0.4],
-            [-0.1, 0.1, math.log(4), 0.0, 1.0],
-            [0.0, 0.0, 0.0, 0.0, 0.0],
+            nothing,
+            [0.1, 0.0, math.log(2), 0.1, 0.0, math.log(2), math.pi / 2, 0.4],
+            [-0.1, 0.1, math.log(4), -0.2, 0.1, math.log(2), 0.0, 1.0],
+            nothing,
         ]
     )
     torch.testing.assert_close(changes.measured, wanted, atol=1e-6, rtol=0)  # float32 of numbers near 1
@@ -119,7 +120,7 @@ def test_readings_of_the_measures_themselves_learn_them():
     measured = torch.rand(count, 5) * torch.tensor([1.0, 1.0, 0.2, 0.0, 6.0]) + 0.1
     times = torch.tensor([0.0, 0.3, 0.6, 1.0] * (count // 4))
     changes = Changes.of(Facts(torch.zeros(count, 1, dtype=torch.long), measured), times)
-    heads = ChangeHeads(6)
+    heads = ChangeHeads(9)
     hidden = torch.cat([changes.measured, changes.gap[:, None]], dim=1)
     optimizer = torch.optim.Adam(heads.parameters(), lr=0.03)
     losses = []

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from pixelrefer_ros.training.signs import Facts
 from pixelrefer_ros.training.world import GAP, NO_GAP
 
-_MEASURES = ("moved", "moved", "grown", "turned", "step")
-_WEIGHTS = (4.0, 4.0, 2.0, 1.0, 1.0)  # what matters of each is a tenth, or a quarter
+_SCALES = (0.1, 0.1, 0.25, 0.05, 0.05, 0.1, 0.5, 0.5)
+"""What matters of each measure. Errors are multiples of it, and count squared up to one, linearly beyond:
+most objects do not change at all, which would be the best guess everywhere if all counted linearly."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -27,9 +28,9 @@ class Changes:
     """Of P views that stand in prompts, an object in a frame each.
 
     Attributes:
-        measured: (P, 5) float32: how far the middle is from where it was in the object's first frame (x, y),
-            as shares of the frame; the logarithm of how many times as large it is; 1 minus the cosine of how
-            far it turned since the frame before (see `Facts`); the time since that frame, s.
+        measured: (P, 8) float32: how far the middle is from where it was in the object's first frame (x, y),
+            as shares of the frame, and the logarithm of how many times as large it is; the same three since
+            the frame before; by how much it turned since then, radians (see `Facts`); the time since then, s.
         gap: (P,) float32, 1 where one of its frames so far is much later than the one before, 0 where none
             is; elsewhere -1: that is unclear, or there are fewer than three frames.
         later: (P,) bool, whether it is not the first.
@@ -51,9 +52,15 @@ class Changes:
         before = torch.arange(len(times)) - later.long()
         first = torch.where(later, 0, torch.arange(len(times))).cummax(dim=0).values
         x, y, size, _, angle = facts.measured.unbind(dim=1)
-        step = times - times[before]
-        measured = torch.stack(
-            [x - x[first], y - y[first], (size / size[first]).log(), 1 - (angle - angle[before]).cos(), step],
+        placed = torch.stack([x, y, size.log()], dim=1)
+        step, turn = times - times[before], angle - angle[before]
+        measured = torch.cat(
+            [
+                placed - placed[first],
+                placed - placed[before],
+                torch.atan2(turn.sin(), turn.cos()).abs()[:, None],
+                step[:, None],
+            ],
             dim=1,
         )
         gap = [_gap(step[int(begin) + 1 : place + 1]) for place, begin in enumerate(first)]
@@ -67,7 +74,7 @@ class ChangeHeads(nn.Module):
         """Of a language model ``width`` wide."""
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.measured = nn.Linear(width, len(_MEASURES))
+        self.measured = nn.Linear(width, len(_SCALES))
         self.gap = nn.Linear(width, 1)
 
     def forward(self, hidden: Tensor, changes: Changes) -> Tensor:
@@ -81,10 +88,11 @@ class ChangeHeads(nn.Module):
         if not later.any():
             return hidden.new_zeros(())
         normed = self.norm(hidden.float())[later]
-        off = (self.measured(normed) - changes.measured.to(device)[later]).abs().mean(dim=0)
+        scale = normed.new_tensor(_SCALES)
+        wanted = changes.measured.to(device)[later] / scale
         gap = changes.gap.to(device)[later]
         logits = self.gap(normed)[:, 0][gap >= 0]
-        loss: Tensor = (off * off.new_tensor(_WEIGHTS)).sum()
+        loss: Tensor = F.smooth_l1_loss(self.measured(normed), wanted, reduction="none").mean(dim=0).sum()
         if len(logits):
             loss = loss + F.binary_cross_entropy_with_logits(logits, gap[gap >= 0])
         return loss

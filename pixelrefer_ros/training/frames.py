@@ -34,7 +34,7 @@ from pixelrefer_ros.training.world import (
     cast_scene,
     scene_seeds,
 )
-from pixelrefer_ros.types import RgbImage
+from pixelrefer_ros.types import Mask, RgbImage
 
 STAGE = "frames"
 SIDE = GLOBAL_SIDE // PATCH
@@ -95,11 +95,7 @@ def draw_frames(
     for seed in seeds:
         renderer = Renderer(cast_scene(seed, scene))
         sight, frame, masks = Sight(renderer), global_image(renderer.rgb(0)), renderer.layers(0).visible
-        shares = {
-            number: cv2.resize(mask.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-            for number, mask in enumerate(masks)
-            if sight.recognizable(number, 0)
-        }
+        shares = {number: _shares(mask) for number, mask in enumerate(masks) if sight.recognizable(number, 0)}
         cells = cells_of(np.logical_or.reduce(masks), SIDE, SIDE)
         entire = bool(rng.random() < whole)
         windows = [(slice(0, SIDE), slice(0, SIDE))] if entire else _windows(rng, shares, margin)
@@ -118,7 +114,7 @@ def draw_frames(
                 if inside.sum() < _INSIDE * of_object.sum():
                     continue
                 picture_of.append(picture)
-                own.append(torch.from_numpy(inside >= min(_OWN_SHARE, inside.max())).flatten())
+                own.append(torch.from_numpy(_owned(inside)).flatten())
                 wholes.append(entire)
                 views.append((sight, number, 0))
     return FrameBatch(
@@ -130,6 +126,21 @@ def draw_frames(
         facts=Facts.of(views),
         crops=draw_objects(seeds[::_CROPPED], config),
     )
+
+
+def own_patches(mask: Mask) -> NDArray[np.bool_]:
+    """(24, 24) bool: the patches of a whole frame that show an object; at least one."""
+    return _owned(_shares(mask))
+
+
+def _shares(mask: Mask) -> NDArray[np.float32]:
+    """(24, 24): how much of each patch of a whole frame an object covers."""
+    shares = cv2.resize(mask.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    return np.asarray(shares, np.float32)
+
+
+def _owned(shares: NDArray[np.float32]) -> NDArray[np.bool_]:
+    return np.asarray(shares >= min(_OWN_SHARE, shares.max()))
 
 
 def _windows(

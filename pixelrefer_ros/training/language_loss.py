@@ -132,24 +132,24 @@ def place_tokens(network: PixelReferNetwork, ids: Tensor, tokens: Tensor) -> Ten
 def view_tokens(network: PixelReferNetwork, batch: Pictures) -> Tensor:
     """(V, n, D) object tokens of every view, with gradients."""
     features = picture_features(network, batch.images, batch.learns)
-    return infused_tokens(network, batch, features, range(len(batch.crops)))
-
-
-def infused_tokens(
-    network: PixelReferNetwork, batch: Pictures, features: list[Tensor], views: Sequence[int]
-) -> Tensor:
-    """(V', n, D) object tokens of some views, given the features of all the batch's images."""
-    count = len(batch.crops)
     # Only the encoder gains from half precision; k-means of half precision would
     # choose other tokens than when the model answers.
     with torch.autocast(network.device.type, enabled=False):
-        regions = region_tokens(
-            network, [batch.crops[view] for view in views], [features[view] for view in views]
+        tokens: Tensor = network.object_encoder.infuse(
+            *infusion_inputs(network, batch, features, range(len(batch.crops)))
         )
-        local = torch.stack([features[count + view] for view in views])
-        whole = torch.stack([features[2 * count + batch.frame_of[view]] for view in views])
-        tokens: Tensor = network.object_encoder.infuse(regions, local, whole)
     return tokens
+
+
+def infusion_inputs(
+    network: PixelReferNetwork, batch: Pictures, features: list[Tensor], views: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """T_R, F_l and F_g of some views, see `ObjectEncoder.infuse`, given the features of all the images."""
+    count = len(batch.crops)
+    crops, own = [batch.crops[view] for view in views], [features[view] for view in views]
+    local = torch.stack([features[count + view] for view in views])
+    whole = torch.stack([features[2 * count + batch.frame_of[view]] for view in views])
+    return region_tokens(network, crops, own), local, whole
 
 
 def region_tokens(network: PixelReferNetwork, crops: list[ObjectCrop], features: list[Tensor]) -> Tensor:

@@ -104,7 +104,7 @@ class LanguageSettings:
     reading_rate: float = 2e-3
     infusion_steps: int = 1500
     infusion_scenes: int = 12
-    infusion_rate: float = 4e-3
+    infusion_rate: float = 3e-3
     steps: tuple[int, int] = (200, 800)
     scenes: int = 4
     surroundings: float = 0.2

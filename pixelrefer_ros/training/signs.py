@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -121,12 +122,27 @@ class Signs(nn.Module):
         Returns:
             (V, columns) int64, like ``facts.named``.
         """
+        return torch.stack([near.argmax(dim=1) for near in self._nearness(tokens, facts)], dim=1)
+
+    def misread(self, tokens: Tensor, facts: Facts) -> Tensor:
+        """The cross-entropy of what is read so, summed over columns and averaged over objects, a scalar.
+
+        The distance alone is least for tokens that say a little of everything that might be true.
+        """
+        named = facts.named.to(tokens.device)
+        lost = tokens.new_zeros(())
+        for column, near in enumerate(self._nearness(tokens, facts)):
+            truth = named[:, column]
+            clear = truth != UNCLEAR if column >= OWN else torch.ones_like(truth, dtype=torch.bool)
+            lost = lost + F.cross_entropy(near[clear], truth[clear], reduction="sum")
+        return lost / len(named)
+
+    def _nearness(self, tokens: Tensor, facts: Facts) -> Iterator[Tensor]:
+        """(V, values) of each column: half the squared distance to each value's sign, negative."""
         off = tokens.mean(dim=1) - self.meaning(facts)
-        read = []
         for table, truth in zip(self.named, facts.named.to(off.device).unbind(dim=1), strict=True):
             weight: Tensor = table.weight  # type: ignore[assignment] # an embedding's
-            read.append(torch.cdist(off + weight[truth], weight).argmin(dim=1))
-        return torch.stack(read, dim=1)
+            yield -torch.cdist(off + weight[truth], weight).square() / 2
 
     def save(self, path: Path) -> None:
         """Writes the embeddings as safetensors."""
