@@ -195,6 +195,31 @@ def test_the_one_long_step_between_the_times_given_is_when_the_object_was_hidden
         assert len(decided) == 2 * len(times)
 
 
+@few
+@given(seeds)
+def test_an_object_is_higher_larger_and_further_left_at_the_end_where_it_is(seed):
+    scene = cast_scene(seed, SMALL)
+    for example, decided in lessons(seed, "ends"):
+        poses = {
+            f"{example.times_s[end]:.1f} s": scene.pose(example.objects[0], example.frame_indices[end])
+            for end in (0, -1)
+        }
+        least = {
+            "higher at": lambda pose: pose.y,
+            "lower at": lambda pose: -pose.y,
+            "further left at": lambda pose: pose.x,
+            "further right at": lambda pose: -pose.x,
+            "smaller at": lambda pose: pose.scale,
+            "larger at": lambda pose: -pose.scale,
+        }
+        for heard, said in decided.items():
+            measured = {time: least[heard](pose) for time, pose in poses.items()}
+            if said == "neither":
+                assert abs(np.subtract(*measured.values())) < 0.05 * scene.short_side
+            else:
+                assert said == min(measured, key=measured.get)
+
+
 def test_about_as_many_of_the_times_have_a_gap_as_have_none():
     hidden = [
         decided["when hidden"] != "never" for seed in range(30) for _, decided in lessons(seed, "timed")

@@ -92,6 +92,7 @@ LESSONS: dict[str, Kind] = {
     "compared": Kind("comparison", "picture", 6.0, comparing_lessons.compared),
     "watched": Kind("time", "video", 5.0, over_time.watched),
     "timed": Kind("time", "video", 5.0, over_time.timed),
+    "ends": Kind("time", "video", 5.0, over_time.ends),
 }
 """Shown in training only: a dozen decisions in one answer. To say yes or no a language model has to find a
 question's word in an object's tokens; from one such decision in each question, none was learned from 30,000

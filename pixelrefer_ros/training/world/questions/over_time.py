@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 
-from pixelrefer_ros.training.world.course import GAP, NO_GAP, hiding_of, motion_of
+from pixelrefer_ros.training.world.course import CHANGED, GAP, MOVED, NO_GAP, hiding_of, motion_of
 from pixelrefer_ros.training.world.questions.about_one import PLACE_PHRASES
 from pixelrefer_ros.training.world.questions.draft import Asking, Draft
 from pixelrefer_ros.training.world.vocabulary import DIRECTIONS, MOTIONS
@@ -66,6 +67,8 @@ _PLACE_AT = (
     ("In which part of the image is <region> at {time} s?", "{at}"),
 )
 
+_CLEAR, _SAME = 0.6, 0.15  # of what counts as moved or changed, over both ends
+_NEITHER = 0.25  # of what is the same at both ends is asked for
 _LEFT_OUT = 0.6  # of the lessons about times: in so many frames are left out
 
 
@@ -178,6 +181,36 @@ def timed(asking: Asking) -> Draft | None:
         items += [(f"after {before} s", f"{after} s, {step}"), (f"step after {before} s", step)]
     draft = asking.lesson("Times of <region>.", items)
     return replace(draft, views=tuple(views)) if draft else None
+
+
+def ends(asking: Asking) -> Draft | None:
+    """A lesson: at which of both ends the object is higher, further left, larger, or at neither.
+
+    Which of several objects is the highest is learned soon where an answer names it; so of an object at
+    several times, where it names the time.
+    """
+    sight, number = asking.sight, asking.number
+    first, last = asking.views[0], asking.views[-1]
+    if not (sight.whole(number, first) and sight.whole(number, last)):
+        return None
+    start, end = (sight.scene.pose(number, index) for index in (first, last))
+    short = sight.scene.short_side
+    items = [
+        *_at_ends(asking, ("further left at", "further right at"), (start.x - end.x) / short / MOVED),
+        *_at_ends(asking, ("higher at", "lower at"), (start.y - end.y) / short / MOVED),
+        *_at_ends(asking, ("smaller at", "larger at"), math.log(start.scale / end.scale) / math.log(CHANGED)),
+    ]
+    return asking.lesson("Compare <region> at both ends.", items)
+
+
+def _at_ends(asking: Asking, words: tuple[str, str], less: float) -> list[tuple[str, str]]:
+    """At which end each word is true; ``less``: by how many times of what counts it is less at the end."""
+    last = (asking.views[-1] - asking.views[0]) / asking.sight.scene.rate_hz
+    at = [f"{seconds(last)} s", f"{seconds(0.0)} s"]
+    if abs(less) >= _CLEAR:
+        return list(zip(words, at if less > 0 else at[::-1], strict=True))
+    told = abs(less) <= _SAME and asking.rng.random() < _NEITHER  # the commoner truth by far
+    return [(word, "neither") for word in words] if told else []
 
 
 def _with_gap(asking: Asking) -> tuple[int, ...]:
