@@ -161,6 +161,7 @@ def lines(results: Sequence[Result]) -> Iterator[str]:
         ("reading_steps", "of reading"),
         ("asking_steps", "of asking"),
         ("telling_steps", "of telling"),
+        ("infusion_steps", "of infusion"),
     )
     before = "".join(f"{recipe[name]} steps {what}, " for name, what in stages if recipe.get(name))
     yield (

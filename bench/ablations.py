@@ -7,8 +7,8 @@ trains every variant of Tables 7, 8 and 9 with the project's own training, score
 split, and, once all are done, writes ``docs/ablations.md`` with its plot. It goes on where it was stopped;
 what is done is not done again. ``--minutes`` bounds each variant in each call. What no variant changes, that
 the vision encoder can see and the language model can read, can be learned once: ``--prepared`` takes it from
-the folder of a default run that has come so far. ``--smoke`` shows that everything runs, in a model far too
-small to learn anything, and writes into ``--out`` only.
+the folder of ``pixelrefer train language --infusion-steps 0 --steps 0 0``. ``--smoke`` shows that everything
+runs, in a model far too small to learn anything, and writes into ``--out`` only.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ablation_report import write_report
 from ablation_variants import VARIANTS, Variant
 
 from pixelrefer_ros.model import PixelReferLite, PixelReferNetwork, TimedTokens
-from pixelrefer_ros.training import language_loss, reading
+from pixelrefer_ros.training import language_loss
 from pixelrefer_ros.training.checkpoints import (
     Sizes,
     new_checkpoint,
@@ -44,6 +44,7 @@ from pixelrefer_ros.training.data import make_batch
 from pixelrefer_ros.training.language import train_language
 from pixelrefer_ros.training.language_settings import RECIPE, TRAINING, LanguageSettings
 from pixelrefer_ros.training.loop import PROGRESS, STATE, read_progress
+from pixelrefer_ros.training.readings import CHANGES, SIGNS
 from pixelrefer_ros.training.scoring import AnswerScores, RowScore
 from pixelrefer_ros.training.scoring.answers import answered
 from pixelrefer_ros.training.world import Example, scene_examples, scene_seeds
@@ -63,10 +64,10 @@ def train(folder: Path, variant: Variant, settings: LanguageSettings, prepared: 
     if prepared is not None and read_progress(folder / TRAINING) is None:
         progress = read_progress(prepared / TRAINING)
         if progress is None or progress["stage"] != TELLING.name or progress["step"] < progress["steps"]:
-            raise SystemExit(f"{prepared} has not just ended the stages before perception: {progress}")
+            raise SystemExit(f"{prepared} has not just ended the stages that all variants share: {progress}")
         new_checkpoint(folder, settings.sizes, seed=settings.seed)
         (folder / TRAINING).mkdir()
-        for name in (STATE, PROGRESS, reading.SIGNS):
+        for name in (STATE, PROGRESS, SIGNS, CHANGES):
             shutil.copy(prepared / TRAINING / name, folder / TRAINING)
     with variant.in_place():
         return train_language(folder, settings)
@@ -188,7 +189,7 @@ def main() -> int:
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     default = LanguageSettings().steps
     parser.add_argument("--steps", type=int, nargs=len(default), default=default, help="of each stage")
-    parser.add_argument("--prepared", type=Path, help="folder of a run right before perception")
+    parser.add_argument("--prepared", type=Path, help="folder of what all variants share")
     parser.add_argument("--scenes", type=int, help="per step; default: as `pixelrefer train`")
     parser.add_argument(
         "--minutes", type=float, default=0.0, help="of each variant in this call; 0: to the end"

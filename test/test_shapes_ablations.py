@@ -151,6 +151,7 @@ def result(name: str, small: float, large: float) -> dict:
             "reading_steps": 8,
             "asking_steps": 9,
             "telling_steps": 3,
+            "infusion_steps": 5,
         },
         "test_scenes": 9,
         "questions": 5,
@@ -176,7 +177,7 @@ def test_the_page_has_every_variant_and_the_plot_is_a_picture():
         assert each["title"] in page
     assert (
         "7 steps on attributes, 6 steps on frames, 2 steps on sides, 1 steps on poses, 8 steps of reading, "
-        "9 steps of asking, 3 steps of telling, 10 + 10 steps of 4 scenes"
+        "9 steps of asking, 3 steps of telling, 5 steps of infusion, 10 + 10 steps of 4 scenes"
     ) in page
     assert "60.0 ± 1.5" in page and all(measure.title in page for measure in MEASURES)
     assert ElementTree.fromstring("\n".join(plot(results))).tag.endswith("svg")  # noqa: S314 (our own text)
@@ -189,6 +190,8 @@ def test_what_variants_share_is_learned_once(tmp_path):
         frame_steps=1,
         side_steps=1,
         pose_steps=1,
+        infusion_steps=0,  # which each variant learns by itself
+        infusion_scenes=1,
         frame_scenes=1,
         reading_steps=1,
         asking_steps=1,
@@ -208,7 +211,7 @@ def test_what_variants_share_is_learned_once(tmp_path):
     for name, value in encoder.items():
         written = own[name.replace("weights/vision.", "model.vision_encoder.vision_encoder.")]
         assert torch.equal(written, value.half())
-    with pytest.raises(SystemExit, match="has not just ended the stages before perception"):
+    with pytest.raises(SystemExit, match="has not just ended the stages that all variants share"):
         train(tmp_path / "other", VARIANTS[FULL], learned, tmp_path / "nothing")
 
 

@@ -45,6 +45,8 @@ SETTINGS = LanguageSettings(
     frame_steps=1,
     side_steps=1,
     pose_steps=1,
+    infusion_steps=1,
+    infusion_scenes=1,
     frame_scenes=1,
     reading_steps=2,
     asking_steps=1,
@@ -241,6 +243,7 @@ def test_a_new_model_sees_then_reads_and_signs_are_not_shipped(tmp_path):
             "reading",
             "asking",
             "telling",
+            "infusion",
         ]
     assert not any("signs" in name for name in load_file(tmp_path / "model.safetensors"))
     assert (tmp_path / "training" / SIGNS).exists(), "for the stage that aligns object tokens with them"

@@ -171,6 +171,8 @@ def test_two_stages_leave_a_checkpoint_that_answers(tmp_path):
         frame_steps=1,
         side_steps=1,
         pose_steps=1,
+        infusion_steps=1,
+        infusion_scenes=1,
         frame_scenes=1,
         reading_steps=1,
         asking_steps=1,

@@ -65,17 +65,12 @@ class ObjectEncoder(nn.Module):
             (K, n, D) object tokens.
         """
         whole = whole.expand(tokens.shape[0], -1, -1)
-        tokens = self.infuse_local(tokens, local)
+        query = self.ln_local(tokens)
+        tokens = tokens + self.fusion_attention_local(query, local, local, need_weights=False)[0]
         query = self.ln_global(tokens)
         tokens = tokens + self.fusion_attention_global(query, whole, whole, need_weights=False)[0]
         projected: torch.Tensor = self.feat_linear(tokens)
         return projected
-
-    def infuse_local(self, tokens: torch.Tensor, local: torch.Tensor) -> torch.Tensor:
-        """T_l (K, n, D_v), the first half of Algorithm 1; see `infuse`."""
-        query = self.ln_local(tokens)
-        infused: torch.Tensor = self.fusion_attention_local(query, local, local, need_weights=False)[0]
-        return tokens + infused
 
     def forward(
         self,

@@ -144,13 +144,22 @@ class Seen:
 def _infused(
     network: PixelReferNetwork, batch: Views, features: list[Tensor], views: Sequence[int]
 ) -> Infused:
-    """As `ObjectEncoder.infuse`, which does not say where it looks."""
     encoder, count = network.object_encoder, len(batch.own)
     needed = {n for view in views for n in (view, count + view, 2 * count + batch.pictures.frame_of[view])}
     whole = [feature.float() if n in needed else feature for n, feature in enumerate(features)]
-    regions, local, frame = infusion_inputs(network, batch.pictures, whole, views)
-    tokens = encoder.infuse_local(regions, local)
-    infused, weights = encoder.fusion_attention_global(encoder.ln_global(tokens), frame, frame)
-    own = batch.own[list(views)].to(weights.device)[:, None]
-    looked_at = (weights * own).sum(dim=2).mean(dim=1)
-    return Infused(encoder.feat_linear(tokens + infused), looked_at, batch.facts[list(views)])
+    asked: list[tuple[Tensor, ...]] = []
+    attention = encoder.fusion_attention_global
+    hook = attention.register_forward_pre_hook(lambda _, given: asked.append(given))
+    try:
+        tokens = encoder.infuse(*infusion_inputs(network, batch.pictures, whole, views))
+    finally:
+        hook.remove()
+    weights = attention(*asked[0])[1]  # which the encoder itself does without
+    own = batch.own[list(views)].to(tokens.device)
+    looked_at = own.new_ones(len(own), dtype=torch.float) if weights is None else _share(weights, own)
+    return Infused(tokens, looked_at, batch.facts[list(views)])
+
+
+def _share(weights: Tensor, own: Tensor) -> Tensor:
+    """(V,): of an attention (V, n, 576), the share on own patches (V, 576)."""
+    return (weights * own[:, None]).sum(dim=2).mean(dim=1)

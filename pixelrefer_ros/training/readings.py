@@ -15,8 +15,8 @@ from pixelrefer_ros.model import PixelReferNetwork
 from pixelrefer_ros.training.changes import ChangeHeads, Changes
 from pixelrefer_ros.training.signs import Facts, Signs
 
-SIGNS = "signs.safetensors"
-_CHANGES = "changes.safetensors"
+SIGNS, CHANGES = "signs.safetensors", "changes.safetensors"
+"""Files beside the state."""
 _OF_CHANGES = 0.3  # their weight beside answers
 
 
@@ -48,13 +48,13 @@ class Readings:
             return None
         readings = cls.new(network, seed=0)
         readings.signs.load(folder / SIGNS)
-        readings.changes.load_state_dict(load_file(folder / _CHANGES))
+        readings.changes.load_state_dict(load_file(folder / CHANGES))
         return readings
 
     def save(self, folder: Path) -> None:
         """Writes them as safetensors."""
         self.signs.save(folder / SIGNS)
-        save_file(self.changes.state_dict(), folder / _CHANGES)
+        save_file(self.changes.state_dict(), folder / CHANGES)
 
     def frozen(self) -> Readings:
         """The same, to be learned from."""
