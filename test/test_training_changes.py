@@ -8,10 +8,9 @@ from itertools import pairwise
 
 import pytest
 import torch
-from micro_language import MICRO
 
 from pixelrefer_ros.training.changes import ChangeHeads, Changes
-from pixelrefer_ros.training.checkpoints import new_checkpoint, new_network
+from pixelrefer_ros.training.checkpoints import new_network
 from pixelrefer_ros.training.curriculum import SCENE, Course, Part
 from pixelrefer_ros.training.language_loss import embedded_loss, place_tokens
 from pixelrefer_ros.training.reading import ReadingBatches
@@ -21,20 +20,13 @@ FILMED = Course("filmed", (Part(1, ("motion", "hidden_when", "larger", "timed"),
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("changes")
-    new_checkpoint(folder, MICRO, seed=0)
-    return folder
+def network(micro_folder):
+    return new_network(micro_folder, seed=0)
 
 
 @pytest.fixture(scope="module")
-def network(folder):
-    return new_network(folder, seed=0)
-
-
-@pytest.fixture(scope="module")
-def batch(folder, network):
-    return ReadingBatches(folder, network.config, seed=1, scenes=3, course=FILMED)[0]
+def batch(micro_folder, network):
+    return ReadingBatches(micro_folder, network.config, seed=1, scenes=3, course=FILMED)[0]
 
 
 def facts(*measured: tuple[float, ...]) -> Facts:

@@ -11,7 +11,7 @@ import torch
 from micro_language import MICRO
 from safetensors.torch import load_file
 
-from pixelrefer_ros.training.checkpoints import new_checkpoint, new_network
+from pixelrefer_ros.training.checkpoints import new_network
 from pixelrefer_ros.training.infusion import infusion_losses, teach_infusion
 from pixelrefer_ros.training.infusion_views import InfusionBatches, Seen, draw_views
 from pixelrefer_ros.training.language_loss import view_tokens
@@ -27,14 +27,8 @@ SETTINGS = LanguageSettings(
 
 
 @pytest.fixture
-def folder(tmp_path):
-    new_checkpoint(tmp_path, MICRO, seed=0)
-    return tmp_path
-
-
-@pytest.fixture
-def network(folder):
-    return new_network(folder, seed=0)
+def network(micro_folder):
+    return new_network(micro_folder, seed=0)
 
 
 def test_a_batch_is_the_same_whoever_draws_it_and_shows_each_object_once(network):
@@ -110,23 +104,23 @@ def test_misreading_is_least_for_the_signs_themselves(network):
     assert lost[0] < 0.8 * lost[-1]
 
 
-def test_a_run_that_goes_on_between_new_scenes_draws_some(folder, network):
-    out = folder / "training"
+def test_a_run_that_goes_on_between_new_scenes_draws_some(micro_folder, tmp_path, network):
+    out = tmp_path / "training"
     out.mkdir()
     Readings.new(network, seed=0).save(out)
     teach_infusion(network, out, replace(SETTINGS, infusion_steps=3))
     (out / PROGRESS).write_text('{"stage": "infusion", "step": 2, "steps": 3}')
-    assert teach_infusion(new_network(folder, seed=1), out, replace(SETTINGS, infusion_steps=3))
+    assert teach_infusion(new_network(micro_folder, seed=1), out, replace(SETTINGS, infusion_steps=3))
     assert read_progress(out) == {"stage": "infusion", "step": 3, "steps": 3}
 
 
-def test_without_signs_there_is_nothing_to_learn(folder, network):
-    assert teach_infusion(network, folder / "training", SETTINGS)
-    assert read_progress(folder / "training") is None
+def test_without_signs_there_is_nothing_to_learn(tmp_path, network):
+    assert teach_infusion(network, tmp_path / "training", SETTINGS)
+    assert read_progress(tmp_path / "training") is None
 
 
-def test_the_state_holds_what_was_learned_before(folder, network):
-    out = folder / "training"
+def test_the_state_holds_what_was_learned_before(tmp_path, network):
+    out = tmp_path / "training"
     out.mkdir()
     Readings.new(network, seed=0).save(out)
     parts = {"vision": network.vision, "language": network.language, "object_encoder": network.object_encoder}

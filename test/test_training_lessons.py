@@ -215,7 +215,9 @@ def test_an_object_is_higher_larger_and_further_left_at_the_end_where_it_is(seed
         for heard, said in decided.items():
             measured = {time: least[heard](pose) for time, pose in poses.items()}
             if said == "neither":
-                assert abs(np.subtract(*measured.values())) < 0.05 * scene.short_side
+                # Far below what counts as moved, 0.12 of the short side, and as changed, a factor of 1.3.
+                most = 0.06 if heard in ("smaller at", "larger at") else 0.02 * scene.short_side
+                assert abs(np.subtract(*measured.values())) < most
             else:
                 assert said == min(measured, key=measured.get)
 

@@ -2,9 +2,9 @@
 """What the middle of a new language model is taught by: how an object differs from its first frame.
 
 What moves, grows, turns or was hidden follows from comparing an object's frames and their times. An answer
-says it in a word, after all frames, and from some ten thousand such words little of it was learned. So at
-each frame the hidden states half-way through tell, by linear readings that are left out of the checkpoint,
-how far the object has come, by how much it has grown and turned, and how long it was out of sight.
+says it in a word, after all frames, and little of it was learned from such words. So at each frame the hidden
+states half-way through tell, by linear readings that are left out of the checkpoint, how far the object has
+come, by how much it has grown and turned, and how long it was out of sight.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 """Teaches a new object encoder to find in pictures what the language model has learned to read.
 
 Who is around an object is in the features of its frame (paper, Algorithm 1: global infusion), at its own
-patches there, which its tokens first have to find among 576. From answers they did not in a thousand steps.
+patches there, which its tokens first have to find among 576. In 400 steps of perception they did not.
 So in a stage of its own object tokens learn to look there, and to be the signs of their objects. The vision
 encoder, which knows all of it by now, is used as it is, and what it sees is kept for some steps.
 """
