@@ -160,6 +160,7 @@ def lines(results: Sequence[Result]) -> Iterator[str]:
         ("pose_steps", "on poses"),
         ("reading_steps", "of reading"),
         ("asking_steps", "of asking"),
+        ("comparing_steps", "of comparing"),
         ("telling_steps", "of telling"),
         ("infusion_steps", "of infusion"),
     )

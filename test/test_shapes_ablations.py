@@ -150,6 +150,7 @@ def result(name: str, small: float, large: float) -> dict:
             "pose_steps": 1,
             "reading_steps": 8,
             "asking_steps": 9,
+            "comparing_steps": 4,
             "telling_steps": 3,
             "infusion_steps": 5,
         },
@@ -177,7 +178,8 @@ def test_the_page_has_every_variant_and_the_plot_is_a_picture():
         assert each["title"] in page
     assert (
         "7 steps on attributes, 6 steps on frames, 2 steps on sides, 1 steps on poses, 8 steps of reading, "
-        "9 steps of asking, 3 steps of telling, 5 steps of infusion, 10 + 10 steps of 4 scenes"
+        "9 steps of asking, 4 steps of comparing, 3 steps of telling, 5 steps of infusion, "
+        "10 + 10 steps of 4 scenes"
     ) in page
     assert "60.0 ± 1.5" in page and all(measure.title in page for measure in MEASURES)
     assert ElementTree.fromstring("\n".join(plot(results))).tag.endswith("svg")  # noqa: S314 (our own text)
@@ -195,6 +197,7 @@ def test_what_variants_share_is_learned_once(tmp_path):
         frame_scenes=1,
         reading_steps=1,
         asking_steps=1,
+        comparing_steps=1,
         telling_steps=1,
         reading_scenes=1,
         steps=(0, 0),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the middle of a new language model is taught by: how an object differs from its first frame."""
+"""What the last layers of a new language model are taught by: how an object differs from its first frame."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch
 
 from pixelrefer_ros.training.changes import ChangeHeads, Changes
 from pixelrefer_ros.training.checkpoints import new_network
-from pixelrefer_ros.training.curriculum import SCENE, Course, Part
+from pixelrefer_ros.training.curriculum import COMPARING, SCENE, Course, Part
 from pixelrefer_ros.training.language_loss import embedded_loss, place_tokens
-from pixelrefer_ros.training.reading import ReadingBatches
+from pixelrefer_ros.training.language_settings import LanguageSettings
+from pixelrefer_ros.training.reading import ReadingBatches, teach_reading
 from pixelrefer_ros.training.signs import COLUMNS, Facts, Signs
 
 FILMED = Course("filmed", (Part(1, ("motion", "hidden_when", "larger", "timed"), SCENE),), rate=1.0, flat=0.0)
@@ -73,7 +74,7 @@ def test_a_gap_is_known_once_a_step_is_much_longer_than_the_usual_one(times, gap
 
 def test_of_single_pictures_nothing_is_taught(network):
     changes = Changes.of(facts((0.5, 0.5, 0.2, 1.0, 0.0), (0.1, 0.5, 0.2, 1.0, 0.0)), torch.zeros(2))
-    assert float(ChangeHeads(8)(torch.randn(2, 8), changes)) == 0.0
+    assert float(ChangeHeads(8)(torch.randn(2, 2, 8), changes)) == 0.0
 
 
 def test_times_start_anew_with_every_object_and_follow_its_frames(batch):
@@ -92,18 +93,18 @@ def _lengths(times: torch.Tensor) -> list[int]:
     return [after - before for before, after in pairwise(starts)]
 
 
-def test_the_middle_is_what_the_language_model_has_at_the_end_of_each_view(batch, network):
+def test_late_states_are_what_the_language_model_has_at_the_end_of_each_view(batch, network):
     width = network.config.language.hidden_size
     signs = Signs(width, network.config.mask_num)
     with torch.no_grad():
         embeddings = place_tokens(network, batch.rows.ids, signs(batch.facts)[batch.views])
-        found = embedded_loss(network, embeddings, batch.rows).middle
-        half = max(1, len(network.language.model.layers) // 2)
+        found = embedded_loss(network, embeddings, batch.rows).late
         hidden = network.language.model(inputs_embeds=embeddings, output_hidden_states=True).hidden_states
         places = (batch.rows.ids == network.config.region_token_id).nonzero()
         rows, columns = places[network.config.mask_num - 1 :: network.config.mask_num].unbind(dim=1)
     # float32 sums of other lengths of padding
-    torch.testing.assert_close(found, hidden[half][rows, columns], atol=1e-5, rtol=1e-4)
+    wanted = torch.stack([layer[rows, columns] for layer in hidden[-2:]])
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
 
 
 def test_readings_of_the_measures_themselves_learn_them():
@@ -117,9 +118,23 @@ def test_readings_of_the_measures_themselves_learn_them():
     optimizer = torch.optim.Adam(heads.parameters(), lr=0.03)
     losses = []
     for _ in range(150):
-        loss = heads(hidden, changes)
+        loss = heads(hidden.expand(2, -1, -1), changes)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.4 * losses[0]
+
+
+def test_the_course_of_comparing_learns_from_changes_and_from_no_answer(micro_folder, tmp_path):
+    network = new_network(micro_folder, seed=0)
+    before = {name: value.clone() for name, value in network.language.state_dict().items()}
+    settings = LanguageSettings(comparing_steps=2, reading_scenes=1, workers=0, validate_every=0)
+    assert teach_reading(network, micro_folder, tmp_path, settings, COMPARING, 2)
+    moved = {
+        name for name, value in network.language.state_dict().items() if not torch.equal(before[name], value)
+    }
+    assert any("layers.0.self_attn" in name for name in moved)
+    log = (tmp_path / "log.csv").read_text().splitlines()
+    columns = dict(zip(log[0].split(","), log[-1].split(","), strict=True))
+    assert float(columns["loss"]) == pytest.approx(float(columns["changes"]), abs=1e-4)

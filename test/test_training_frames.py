@@ -91,15 +91,17 @@ def test_only_whole_frames_tell_who_is_around(network):
         assert any(float(weight.grad.abs().max()) > 0 for weight in around) == bool(whole)
 
 
-def test_frames_of_the_stage_sides_begin_with_few_objects_and_are_all_whole(network):
-    batches = SideBatches(network.config, seed=0, scenes=6, few=40)
-    first, last = batches[39], batches[40]
-    assert first.whole.all()
-    assert last.whole.all()
-    most = [max(np.bincount(batch.picture_of)) for batch in (first, last)]
-    assert most[0] <= 4 < most[1]
-    again = SideBatches(network.config, seed=0, scenes=6)[40]
-    assert torch.equal(again.facts.named, last.facts.named)
+def test_frames_of_the_stage_sides_are_whole_and_some_show_few_objects(network):
+    some, every = (SideBatches(network.config, seed=0, scenes=4, few=few) for few in (True, False))
+    of_some, of_every = ([batches[number] for number in range(5)] for batches in (some, every))
+    assert all(bool(batch.whole.all()) for batch in of_some)
+    most = [max(np.bincount(batch.picture_of)) for batch in of_some]
+    assert max(most[:2]) <= 4 < min(most[2:])
+    same = [
+        len(one.facts.named) == len(other.facts.named) and torch.equal(one.facts.named, other.facts.named)
+        for one, other in zip(of_some, of_every, strict=True)
+    ]
+    assert same == [False, False, True, True, True]
 
 
 def test_who_is_around_is_told_by_all_that_are_there_and_nobody_does_not_count(network):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from pixelrefer_ros.training.attributes import teach_attributes
 from pixelrefer_ros.training.checkpoints import new_checkpoint, new_network, tokenizer_of
-from pixelrefer_ros.training.curriculum import ASKING, READING, SCENE, TELLING, Course, Part
+from pixelrefer_ros.training.curriculum import ASKING, COMPARING, READING, SCENE, TELLING, Course, Part
 from pixelrefer_ros.training.language import LanguageSettings, losses, train_language
 from pixelrefer_ros.training.language_loss import AnswerLoss
 from pixelrefer_ros.training.loop import read_progress
@@ -50,6 +50,7 @@ SETTINGS = LanguageSettings(
     frame_scenes=1,
     reading_steps=2,
     asking_steps=1,
+    comparing_steps=1,
     telling_steps=1,
     reading_scenes=1,
     steps=(0, 0),
@@ -131,6 +132,7 @@ def test_the_parts_rehearse_only_what_has_been_asked_and_end_with_everything():
         TELLING: settings.telling_steps,
     }
     assert all(course.steps == steps for course, steps in courses.items())
+    assert COMPARING.steps == settings.comparing_steps
     asked: set[str] = set()
     for part in (part for course in courses for part in course.parts):
         assert set(part.rehearsed) <= asked
@@ -153,7 +155,9 @@ def test_ways_are_first_asked_of_two_frames(folder, network):
 
 
 def test_rights_are_shares_of_answers_and_of_what_is_said_in_lessons():
-    result = AnswerLoss(torch.zeros(()), torch.tensor([0, 1, 1]), torch.tensor([3, 2, 4]), torch.zeros(0, 1))
+    result = AnswerLoss(
+        torch.zeros(()), torch.tensor([0, 1, 1]), torch.tensor([3, 2, 4]), torch.zeros(2, 0, 1)
+    )
     shares = share_right(result, ["color", "color", "checked"])
     assert shares == {"color": 0.5, "checked": 0.75}
     assert (result.right, result.answers, result.tokens) == (1, 3, 9)

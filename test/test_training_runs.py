@@ -176,6 +176,7 @@ def test_two_stages_leave_a_checkpoint_that_answers(tmp_path):
         frame_scenes=1,
         reading_steps=1,
         asking_steps=1,
+        comparing_steps=1,
         telling_steps=1,
         reading_scenes=1,
         steps=(2, 1),

@@ -51,6 +51,8 @@ CELLS = 7
 """Of a patch's side: an outline is drawn in cells of 2 x 2 pixels."""
 _OUTLINE = 2.0  # weight of its loss
 _WATCHED = 60  # validation scenes
+SHOWN = 3
+"""How often a batch is, in stages whose pictures do not change with their steps."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -196,4 +198,5 @@ def teach_attributes(network: PixelReferNetwork, out: Path, settings: LanguageSe
         out=out,
         settings=settings,
         pace=settings.pace(settings.attribute_steps),
+        shown=SHOWN,
     )

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the middle of a new language model is taught by: how an object differs from its first frame.
+"""What the last layers of a new language model are taught by: how an object differs from its first frame.
 
 What moves, grows, turns or was hidden follows from comparing an object's frames and their times. An answer
 says it in a word, after all frames, and little of it was learned from such words. So at each frame the hidden
-states half-way through tell, by linear readings that are left out of the checkpoint, how far the object has
-come, by how much it has grown and turned, and how long it was out of sight.
+states of the last two layers tell, by linear readings that are left out of the checkpoint, how far the object
+has come, by how much it has grown and turned, and whether it was out of sight.
 """
 
 from __future__ import annotations
@@ -68,22 +68,32 @@ class Changes:
 
 
 class ChangeHeads(nn.Module):
-    """Linear readings of hidden states."""
+    """Linear readings of the hidden states after each of the last two layers."""
 
     def __init__(self, width: int) -> None:
         """Of a language model ``width`` wide."""
+        super().__init__()
+        self.layers = nn.ModuleList(_LayerHeads(width) for _ in range(2))
+
+    def forward(self, late: Tensor, changes: Changes) -> Tensor:
+        """What they are taught by, a scalar; 0 of single pictures.
+
+        Args:
+            late: (2, P, D), see `AnswerLoss`.
+            changes: of these P views.
+        """
+        losses = [heads(hidden, changes) for heads, hidden in zip(self.layers, late, strict=True)]
+        return torch.stack(losses).mean()
+
+
+class _LayerHeads(nn.Module):
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.measured = nn.Linear(width, len(_SCALES))
         self.gap = nn.Linear(width, 1)
 
     def forward(self, hidden: Tensor, changes: Changes) -> Tensor:
-        """What they are taught by, a scalar.
-
-        Args:
-            hidden: (P, D) at the last token of every view.
-            changes: of these views.
-        """
         device, later = hidden.device, changes.later.to(hidden.device)
         if not later.any():
             return hidden.new_zeros(())

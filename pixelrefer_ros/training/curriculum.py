@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, replace
 
+from pixelrefer_ros.training.readings import OF_CHANGES
 from pixelrefer_ros.training.world import KINDS, LESSONS, VIDEO_VIEWS, SceneSettings
 
 SCENE = SceneSettings(size=(320, 240))  # measured from masks: small ones are quick
@@ -45,12 +46,16 @@ class Course:
         parts: one after the other.
         rate: the highest learning rate, as a share of ``reading_rate``.
         flat: share of the steps at that rate.
+        answered: weight of the loss of answers.
+        compared: weight of the readings of how objects change, see `ChangeHeads`.
     """
 
     name: str
     parts: tuple[Part, ...]
     rate: float
     flat: float
+    answered: float = 1.0
+    compared: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -86,12 +91,12 @@ _VIDEO = ("motion", "moving", "is_motion", "hidden_when", "hidden_ever", "place_
 READING = Course(
     "reading",
     (
-        Part(390, _ONE, alone=True),
-        Part(300, ("ordered",), rehearsed=_ONE, alone=True),
-        Part(550, (*_COMPARED, "compared", "compared", "ordered"), rehearsed=_ONE, alone=True),
-        Part(330, (*_AROUND, "around"), rehearsed=(*_ONE, *_COMPARED, "ordered")),
-        Part(450, _VIDEO, SCENE, rehearsed=(*_ONE, *_COMPARED, *_AROUND, "ordered")),
-        Part(580, (*KINDS, *LESSONS), SCENE),
+        Part(330, _ONE, alone=True),
+        Part(255, ("ordered",), rehearsed=_ONE, alone=True),
+        Part(465, (*_COMPARED, "compared", "compared", "ordered"), rehearsed=_ONE, alone=True),
+        Part(280, (*_AROUND, "around"), rehearsed=(*_ONE, *_COMPARED, "ordered")),
+        Part(380, _VIDEO, SCENE, rehearsed=(*_ONE, *_COMPARED, *_AROUND, "ordered")),
+        Part(490, (*KINDS, *LESSONS), SCENE),
     ),
     rate=1.0,
     flat=0.75,
@@ -107,20 +112,20 @@ ASKING = Course(
     "asking",
     (
         Part(
-            400,
+            310,
             ("larger", "larger", "largest", "is_further", "is_further", "furthest"),
             _SEVERAL,
             rehearsed=_BEFORE,
         ),
         Part(
-            250,
+            195,
             ("next_to", "beside", "beside", "is_beside", "is_beside", "behind", "in_front", "is_place"),
             _SEVERAL,
             rehearsed=_BEFORE,
         ),
-        Part(500, _WAYS, SCENE, rehearsed=_BEFORE, views=(2, 2)),
-        Part(250, (*_WAYS, "hidden_when", "describe_video"), SCENE, rehearsed=_BEFORE, views=(3, 8)),
-        Part(400, (*KINDS, *LESSONS), SCENE),
+        Part(390, _WAYS, SCENE, rehearsed=_BEFORE, views=(2, 2)),
+        Part(195, (*_WAYS, "hidden_when", "describe_video"), SCENE, rehearsed=_BEFORE, views=(3, 8)),
+        Part(310, (*KINDS, *LESSONS), SCENE),
     ),
     rate=0.5,
     flat=0.7,
@@ -130,17 +135,29 @@ ASKING = Course(
 In a lesson what is asked comes right before what is said to it, after all objects. In "Is <region> left of
 <region>?" it stands between them: what was learned in lessons does not carry over by itself, and the number
 of questions of a kind decides. Of a motion the two ends tell most; two frames cost a third of eight."""
+COMPARING = Course(
+    "comparing",
+    (Part(500, ("motion", "is_motion", "place_at"), SCENE, views=(3, 8)),),
+    rate=0.5,
+    flat=0.85,
+    answered=0.0,
+    compared=1.0,
+)
+"""To compare an object's frames, by nothing but readings of how it changes.
+
+Beside answers next to nothing of it is learned in as many steps; alone, one measure after the other."""
 _DETAILS = ("describe_detail", "describe_detail", "describe_detail", "beside", "is_beside", "is_further")
 _PASSING = ("hidden_when", "hidden_when", "hidden_ever", "describe_video", "describe_video", "watched")
 TELLING = Course(
     "telling",
     (
-        Part(400, (*_DETAILS, "is_further"), _SEVERAL, rehearsed=_BEFORE),
-        Part(400, (*_WAYS, "motion", "timed", "timed"), SCENE, rehearsed=_BEFORE, views=(4, 6)),
-        Part(600, (*_WAYS, *_PASSING, "timed", "timed"), SCENE, rehearsed=_BEFORE),
-        Part(600, (*KINDS, *LESSONS), SCENE),
+        Part(180, (*_DETAILS, "is_further"), _SEVERAL, rehearsed=_BEFORE),
+        Part(180, (*_WAYS, "ends", "ends", "timed"), SCENE, rehearsed=_BEFORE, views=(4, 6)),
+        Part(270, (*_WAYS, *_PASSING, "timed", "timed"), SCENE, rehearsed=_BEFORE),
+        Part(270, (*KINDS, *LESSONS), SCENE),
     ),
     rate=0.5,
     flat=0.7,
+    compared=OF_CHANGES,
 )
 """What is learned last: long answers, and what happens over time."""

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+import copy
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -178,7 +180,25 @@ def prompt_row(turn: Turn, tokenizer: ChatTokenizer, config: PixelReferConfig) -
     return text_row(turn.question, turn.answer, times, tokenizer, config, turn.lesson)
 
 
-def loader(batches: Dataset[Item], numbers: range, *, workers: int) -> DataLoader[Item]:
+def repeated(batches: Dataset[Item], steps: range, *, distinct: int, workers: int) -> Iterator[Item]:
+    """One batch a step, of which only ``distinct`` are drawn, since drawing costs as much as learning.
+
+    Step s shows batch s modulo ``distinct``; it is kept in memory until it has been shown for the last time.
+    """
+    numbers = [step % distinct for step in steps]
+    left = Counter(numbers)
+    drawn = iter(loader(batches, list(left), workers=workers))
+    kept: dict[int, Item] = {}
+    for number in numbers:
+        # A copy: each tensor of a worker's batch holds a file open.
+        batch = kept.pop(number) if number in kept else copy.deepcopy(next(drawn))
+        left[number] -= 1
+        if left[number]:
+            kept[number] = batch
+        yield batch
+
+
+def loader(batches: Dataset[Item], numbers: Sequence[int], *, workers: int) -> DataLoader[Item]:
     """Batches in the order of their numbers, drawn ahead by ``workers`` processes (0: in this one)."""
     # Before the workers are forked: a process that inherits OpenCV's pool of threads waits for it for ever.
     cv2.setNumThreads(1)

@@ -27,7 +27,7 @@ from pixelrefer_ros.training.checkpoints import (
     trainable_network,
     write_network,
 )
-from pixelrefer_ros.training.curriculum import ASKING, READING, TELLING
+from pixelrefer_ros.training.curriculum import ASKING, COMPARING, READING, TELLING
 from pixelrefer_ros.training.data import Batch, loader
 from pixelrefer_ros.training.language_loss import told_loss, view_tokens
 from pixelrefer_ros.training.language_settings import (
@@ -42,7 +42,7 @@ from pixelrefer_ros.training.language_settings import (
 from pixelrefer_ros.training.loop import Loop, parameter_groups, read_progress
 from pixelrefer_ros.training.lora import add_low_rank, merge_low_rank
 from pixelrefer_ros.training.precision import mixed_precision
-from pixelrefer_ros.training.readings import Readings
+from pixelrefer_ros.training.readings import OF_CHANGES, Readings
 from pixelrefer_ros.training.record_data import RecordBatches, held_back
 from pixelrefer_ros.training.records import RecordTurn, read_records
 from pixelrefer_ros.training.stages import INSTRUCTIONS, PERCEPTION, Stage
@@ -138,6 +138,7 @@ def _prepared(network: PixelReferNetwork, source: Path, state: Path, settings: L
     courses = {
         READING: settings.reading_steps,
         ASKING: settings.asking_steps,
+        COMPARING: settings.comparing_steps,
         TELLING: settings.telling_steps,
     }
     stages = {
@@ -178,8 +179,8 @@ def losses(
     found: dict[str, Tensor | float] = {"loss": result.loss, "right": result.right / result.answers}
     if readings is not None and batch.facts is not None:
         unlike = readings.signs.unlikeness(tokens.float(), batch.facts)
-        off, weighed = readings.loss_of_changes(result.middle, batch.facts, batch.views, batch.times)
-        found["loss"] = result.loss + weight * (unlike + weighed)
+        off = readings.loss_of_changes(result.late, batch.facts, batch.views, batch.times)
+        found["loss"] = result.loss + weight * (unlike + OF_CHANGES * off)
         found |= {"unlike": unlike.detach(), "changes": off.detach()}
     return found
 

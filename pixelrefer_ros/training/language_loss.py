@@ -31,14 +31,14 @@ class AnswerLoss:
         mistakes: (B,) int64: tokens of each answer that are not the likeliest. Where there is none, greedy
             decoding would write the answer.
         lengths: (B,) int64: tokens of each answer.
-        middle: (P, D): hidden states half-way through the language model, at the last token of each
-            ``<REGION>`` run, in reading order.
+        late: (2, P, D): hidden states after the language model's last layer but one and its last, at the
+            last token of each ``<REGION>`` run, in reading order.
     """
 
     loss: Tensor
     mistakes: Tensor
     lengths: Tensor
-    middle: Tensor
+    late: Tensor
 
     @property
     def right(self) -> int:
@@ -73,8 +73,7 @@ def embedded_loss(network: PixelReferNetwork, embeddings: Tensor, text: TextRows
     wanted: list[Tensor] = []
     row: list[Tensor] = []
     ends = _region_ends(network, text.ids)
-    middle = embeddings.new_zeros(len(ends), embeddings.shape[-1])
-    half = max(1, len(network.language.model.layers) // 2)
+    late = embeddings.new_zeros(2, len(ends), embeddings.shape[-1])
     for rows, length in _groups(text.length):
         places = rows.to(network.device)
         # Rows are padded on their right, where a causal model's tokens never look: no mask is needed.
@@ -85,8 +84,9 @@ def embedded_loss(network: PixelReferNetwork, embeddings: Tensor, text: TextRows
         among = torch.full((len(embeddings),), -1, device=network.device)
         among[places] = torch.arange(len(places), device=network.device)
         its = among[ends[:, 0]].ge(0).nonzero().flatten()
-        states = output.hidden_states[half][among[ends[its, 0]], ends[its, 1]]
-        middle = middle.index_copy(0, its, states.to(middle.dtype))
+        last_two = torch.stack(output.hidden_states[-2:])
+        states = last_two[:, among[ends[its, 0]], ends[its, 1]]
+        late = late.index_copy(1, its, states.to(late.dtype))
         own = targets[places, : length - 1]
         asked = own != IGNORED
         hidden.append(found[:, :-1][asked])  # logits only where an answer is: saves the most
@@ -103,7 +103,7 @@ def embedded_loss(network: PixelReferNetwork, embeddings: Tensor, text: TextRows
         loss=(F.cross_entropy(logits, answers, reduction="none") * weights).sum() / weights.sum(),
         mistakes=mistakes,
         lengths=lengths,
-        middle=middle,
+        late=late,
     )
 
 

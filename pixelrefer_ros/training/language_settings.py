@@ -60,8 +60,10 @@ class LanguageSettings:
         reading_steps: of the stage after it, in which the language model of a new model learns the world's
             language (see `READING`); 0 leaves it out.
         asking_steps: of the stage after that, in which it learns to be asked (see `ASKING`); 0 leaves it out.
+        comparing_steps: of the stage after that, in which it learns to compare an object's frames (see
+            `COMPARING`); 0 leaves it out.
         telling_steps: of the stage after that (see `TELLING`); 0 leaves it out.
-        reading_scenes: per step of these three.
+        reading_scenes: per step of these four.
         reading_rate: the learning rate at its highest.
         infusion_steps: of the stage after that, in which object tokens learn to be what it reads (see
             `teach_infusion`); 0 leaves it out.
@@ -90,17 +92,18 @@ class LanguageSettings:
     """
 
     seed: int = 0
-    attribute_steps: int = 2000
-    attribute_scenes: int = 20
-    frame_steps: int = 2000
-    side_steps: int = 1500
-    pose_steps: int = 3200
-    frame_scenes: int = 12
+    attribute_steps: int = 1500
+    attribute_scenes: int = 14
+    frame_steps: int = 1300
+    side_steps: int = 500
+    pose_steps: int = 1000
+    frame_scenes: int = 8
     attribute_rate: float = 1.5e-3
-    reading_steps: int = 2600
-    asking_steps: int = 1800
-    telling_steps: int = 2000
-    reading_scenes: int = 4
+    reading_steps: int = 2200
+    asking_steps: int = 1400
+    comparing_steps: int = 500
+    telling_steps: int = 900
+    reading_scenes: int = 3
     reading_rate: float = 2e-3
     infusion_steps: int = 1500
     infusion_scenes: int = 12

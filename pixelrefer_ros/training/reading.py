@@ -41,7 +41,7 @@ from pixelrefer_ros.training.world import (
     scene_drafts,
 )
 
-QUESTIONS = 20
+QUESTIONS = 14
 """Of a scene."""
 WATCHED = 32
 """Validation scenes."""
@@ -203,18 +203,17 @@ def teach_reading(
     def learn(batch: ReadingBatch) -> dict[str, Tensor | float]:
         with mixed_precision(network.device, bf16=settings.bf16):
             result = reading_loss(network, signs, batch)
-        off, weighed = readings.loss_of_changes(result.middle, batch.facts, batch.views, batch.times)
-        return {
-            "loss": result.loss + weighed,
-            "right": result.right / result.answers,
-            "changes": off,
-        }
+        found = {"loss": course.answered * result.loss, "right": result.right / result.answers}
+        if course.compared:
+            off = readings.loss_of_changes(result.late, batch.facts, batch.views, batch.times)
+            found |= {"loss": found["loss"] + course.compared * off, "changes": off}
+        return found
 
     @torch.inference_mode()
     def validate(_: int) -> dict[str, float]:
         batch = watched[0]
         result = reading_loss(network, signs, batch)
-        off = readings.loss_of_changes(result.middle, batch.facts, batch.views, batch.times)[0]
+        off = readings.loss_of_changes(result.late, batch.facts, batch.views, batch.times)
         return {
             "loss": float(result.loss),
             "right": result.right / result.answers,

@@ -17,7 +17,8 @@ from pixelrefer_ros.training.signs import Facts, Signs
 
 SIGNS, CHANGES = "signs.safetensors", "changes.safetensors"
 """Files beside the state."""
-_OF_CHANGES = 0.3  # their weight beside answers
+OF_CHANGES = 0.3
+"""Their weight beside answers."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -26,7 +27,7 @@ class Readings:
 
     Attributes:
         signs: stand in place of object tokens.
-        changes: of the hidden states half-way through.
+        changes: of the hidden states of the last layers.
     """
 
     signs: Signs
@@ -62,16 +63,14 @@ class Readings:
         self.changes.requires_grad_(False)
         return self
 
-    def loss_of_changes(
-        self, middle: Tensor, facts: Facts, views: Sequence[int], times: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """How wrongly changes are read, and the same as it weighs beside the loss of answers.
+    def loss_of_changes(self, late: Tensor, facts: Facts, views: Sequence[int], times: Tensor) -> Tensor:
+        """How wrongly changes are read, a scalar.
 
         Args:
-            middle: (P, D), see `AnswerLoss`.
+            late: (2, P, D), see `AnswerLoss`.
             facts: of V views.
             views: (P,) which of them each is.
             times: (P,) float32, s since the first view of the same object.
         """
-        off = self.changes(middle, Changes.of(facts[list(views)], times))
-        return off, _OF_CHANGES * off
+        off: Tensor = self.changes(late, Changes.of(facts[list(views)], times))
+        return off

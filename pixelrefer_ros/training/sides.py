@@ -2,7 +2,7 @@
 """Teaches a vision encoder that sees whole frames who is beside whom, and how objects are posed.
 
 Of all that a frame shows, the first takes longest: a patch has to look for the nearest other object on one
-side, and tell what it is. Where there are few objects, nearly any other one is it; so frames begin with few.
+side, and tell what it is. Where there are few objects, nearly any other one is it; so some frames show few.
 How large an object is and how it is turned tells what it does over time. Its crop is scaled and shows neither
 size nor frame; nothing else that is learned needs its angle.
 """
@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from pixelrefer_ros.model import PixelReferConfig, PixelReferNetwork
 from pixelrefer_ros.training import frames
+from pixelrefer_ros.training.attributes import SHOWN
 from pixelrefer_ros.training.frame_losses import FrameBatch, FrameHeads, frame_losses
 from pixelrefer_ros.training.frames import draw_frames
 from pixelrefer_ros.training.language_settings import LanguageSettings
@@ -27,7 +28,7 @@ from pixelrefer_ros.training.world import SEED_RANGES, SceneSettings
 SIDES, POSES = "sides", "poses"
 _FEW = SceneSettings(frames=1, objects=(2, 4))
 _MANY = SceneSettings(frames=1, objects=(2, 8))
-_FEW_SHARE = 0.4  # of the steps of the first stage
+_FEW_OF = (2, 5)  # so many of so many batches show few, in the first stage
 _AROUND = 1.0  # weight of each column of who is around
 _POSE = 2.0  # weight of size and angle, in the second stage
 
@@ -35,8 +36,8 @@ _POSE = 2.0  # weight of size and angle, in the second stage
 class SideBatches(Dataset[FrameBatch]):
     """Batches of whole frames by number: the same in any process, on any run."""
 
-    def __init__(self, config: PixelReferConfig, *, seed: int, scenes: int, few: int = 0) -> None:
-        """The first ``few`` show few objects."""
+    def __init__(self, config: PixelReferConfig, *, seed: int, scenes: int, few: bool = False) -> None:
+        """With ``few``, some of them show few objects."""
         self._config, self._seed, self._scenes, self._few = config, seed, scenes, few
 
     def __getitem__(self, number: int) -> FrameBatch:
@@ -44,16 +45,15 @@ class SideBatches(Dataset[FrameBatch]):
         owned = SEED_RANGES["train"]
         rng = np.random.default_rng([self._seed, 17, number])
         seeds = [int(seed) for seed in rng.integers(owned.start, owned.stop, size=self._scenes)]
-        return draw_frames(seeds, self._config, rng=rng, scene=_FEW if number < self._few else _MANY)
+        scene = _FEW if self._few and number % _FEW_OF[1] < _FEW_OF[0] else _MANY
+        return draw_frames(seeds, self._config, rng=rng, scene=scene)
 
 
 def teach_sides(network: PixelReferNetwork, out: Path, settings: LanguageSettings) -> bool:
     """Runs the stage of who is beside whom, see `teach_vision`."""
-    steps = settings.side_steps
     # The next stage begins high again: rates do not fall to nothing.
-    pace = settings.pace(steps, flat=0.6, schedule=4 / 3)
-    few = round(_FEW_SHARE * steps)
-    return _teach(SIDES, network, out, settings, pace, seed=settings.seed, few=few, after=frames.STAGE)
+    pace = settings.pace(settings.side_steps, flat=0.6, schedule=4 / 3)
+    return _teach(SIDES, network, out, settings, pace, seed=settings.seed, few=True, after=frames.STAGE)
 
 
 def teach_poses(network: PixelReferNetwork, out: Path, settings: LanguageSettings) -> bool:
@@ -71,7 +71,7 @@ def _teach(
     *,
     seed: int,
     after: str,
-    few: int = 0,
+    few: bool = False,
     pose_weight: float = 0.0,
 ) -> bool:
     return teach_vision(
@@ -85,4 +85,5 @@ def _teach(
         settings=settings,
         pace=pace,
         after=after,
+        shown=SHOWN,
     )

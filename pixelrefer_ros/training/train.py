@@ -13,7 +13,7 @@ from pixelrefer_ros.errors import ParameterError
 DEVICES = ("auto", "cpu", "cuda")
 
 
-_PREPARING = ("attribute", "frame", "side", "pose", "reading", "asking", "telling", "infusion")
+_PREPARING = ("attribute", "frame", "side", "pose", "reading", "asking", "comparing", "telling", "infusion")
 """Stages before the paper's two, as their options are called."""
 
 
@@ -60,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="STEPS",
         help="after that, to teach it single questions; 0 leaves it out",
+    )
+    language.add_argument(
+        "--comparing-steps",
+        type=int,
+        metavar="STEPS",
+        help="after that, to teach it to compare an object's frames; 0 leaves it out",
     )
     language.add_argument(
         "--telling-steps",

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from transformers import VideoLlama3VisionModel
 
 from pixelrefer_ros.model import PixelReferNetwork
-from pixelrefer_ros.training.data import loader
+from pixelrefer_ros.training.data import repeated
 from pixelrefer_ros.training.language_settings import LanguageSettings
 from pixelrefer_ros.training.loop import Loop, Pace, parameter_groups
 
@@ -54,6 +54,7 @@ def teach_vision(
     settings: LanguageSettings,
     pace: Pace,
     after: str = "",
+    shown: int = 1,
 ) -> bool:
     """Runs a stage, or goes on with it where the folder holds its state.
 
@@ -68,6 +69,7 @@ def teach_vision(
         settings: of the whole run.
         pace: of the stage.
         after: the stage whose readings it goes on with, where that has been run.
+        shown: how often each batch is, at most.
 
     Returns:
         Whether it is finished; False when the minutes ended first.
@@ -88,7 +90,12 @@ def teach_vision(
     loop.resume()
     with contextlib.suppress(KeyboardInterrupt):  # the state is saved below: the run can go on
         loop.run(
-            loader(batches, range(loop.step, pace.steps), workers=settings.workers),
+            repeated(
+                batches,
+                range(loop.step, pace.steps),
+                distinct=-(-pace.steps // shown),
+                workers=settings.workers,
+            ),
             lambda batch: losses(network.vision, heads, batch, bf16=settings.bf16),
             None if watched is None else lambda _: scores(losses, network.vision, heads, watched),
         )
