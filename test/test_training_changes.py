@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pixelrefer_ros.training.changes import ChangeHeads, Changes
 from pixelrefer_ros.training.checkpoints import new_network
@@ -15,6 +16,7 @@ from pixelrefer_ros.training.curriculum import COMPARING, SCENE, Course, Part
 from pixelrefer_ros.training.language_loss import embedded_loss, place_tokens
 from pixelrefer_ros.training.language_settings import LanguageSettings
 from pixelrefer_ros.training.reading import ReadingBatches, teach_reading
+from pixelrefer_ros.training.readings import SIGNS, Readings
 from pixelrefer_ros.training.signs import COLUMNS, Facts, Signs
 
 FILMED = Course("filmed", (Part(1, ("motion", "hidden_when", "larger", "timed"), SCENE),), rate=1.0, flat=0.0)
@@ -129,7 +131,9 @@ def test_readings_of_the_measures_themselves_learn_them():
 def test_the_course_of_comparing_learns_from_changes_and_from_no_answer(micro_folder, tmp_path):
     network = new_network(micro_folder, seed=0)
     before = {name: value.clone() for name, value in network.language.state_dict().items()}
-    settings = LanguageSettings(comparing_steps=2, reading_scenes=1, workers=0, validate_every=0)
+    settings = LanguageSettings(
+        comparing_steps=2, reading_scenes=1, workers=0, validate_every=0, log_every=1
+    )
     assert teach_reading(network, micro_folder, tmp_path, settings, COMPARING, 2)
     moved = {
         name for name, value in network.language.state_dict().items() if not torch.equal(before[name], value)
@@ -138,3 +142,5 @@ def test_the_course_of_comparing_learns_from_changes_and_from_no_answer(micro_fo
     log = (tmp_path / "log.csv").read_text().splitlines()
     columns = dict(zip(log[0].split(","), log[-1].split(","), strict=True))
     assert float(columns["loss"]) == pytest.approx(float(columns["changes"]), abs=1e-4)
+    new, left = Readings.new(network, seed=0).signs.state_dict(), load_file(tmp_path / SIGNS)
+    assert all(torch.equal(new[name], value) for name, value in left.items()), "object tokens may aim at them"

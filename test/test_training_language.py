@@ -19,7 +19,12 @@ from pixelrefer_ros.training.data import Batch, make_batch
 from pixelrefer_ros.training.language import (
     losses,
 )
-from pixelrefer_ros.training.language_loss import answer_loss, prompt_embeddings
+from pixelrefer_ros.training.language_loss import (
+    answer_loss,
+    keep_features,
+    prompt_embeddings,
+    view_tokens,
+)
 from pixelrefer_ros.training.region_pass import aggregate_all
 from pixelrefer_ros.training.text_rows import IGNORED
 from pixelrefer_ros.training.vision_pass import encode_pictures
@@ -151,3 +156,30 @@ def test_pictures_that_do_not_teach_are_seen_all_the_same(micro_folder):
     assert 0 < sum(some.learns[count:]) < count + len(some.frames)
     assert some.learns == batch(0.4).learns
     torch.testing.assert_close(answer_loss(network, some).loss, answer_loss(network, every).loss)
+
+
+def test_kept_features_give_the_same_tokens_and_let_the_pictures_go(micro_folder, micro_batches):
+    network = new_network(micro_folder, seed=0)
+    seen, kept = micro_batches[0], micro_batches[0]
+    with torch.no_grad():
+        wanted = view_tokens(network, seen)
+        keep_features(network, kept)
+        found = view_tokens(network, kept)
+    assert kept.frames == []
+    assert not any(crop.image.size or crop.context.size for crop in kept.crops)
+    # float16 has 11 bits; k-means of features so near chooses the same groups here
+    torch.testing.assert_close(found, wanted, atol=2e-3, rtol=2e-3)
+    before = [feature.data_ptr() for feature in kept.features]
+    keep_features(network, kept)
+    assert [feature.data_ptr() for feature in kept.features] == before, "a batch is encoded once"
+
+
+def test_features_are_kept_only_where_the_vision_encoder_stays(micro_folder, micro_batches):
+    network = new_network(micro_folder, seed=0)
+    batch = micro_batches[0]
+    losses(network, batch, bf16=False)
+    assert batch.features == [] and batch.frames
+    network.vision.requires_grad_(False)
+    losses(network, batch, bf16=False)["loss"].backward()
+    assert len(batch.features) == 2 * len(batch.crops) + len(set(batch.frame_of))
+    assert network.object_encoder.pos_linear.weight.grad is not None

@@ -48,6 +48,7 @@ class Course:
         flat: share of the steps at that rate.
         answered: weight of the loss of answers.
         compared: weight of the readings of how objects change, see `ChangeHeads`.
+        settled: whether signs learn no more: object tokens may begin to be taught by them meanwhile.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Course:
     flat: float
     answered: float = 1.0
     compared: float = 0.0
+    settled: bool = False
 
     @property
     def steps(self) -> int:
@@ -96,7 +98,7 @@ READING = Course(
         Part(465, (*_COMPARED, "compared", "compared", "ordered"), rehearsed=_ONE, alone=True),
         Part(280, (*_AROUND, "around"), rehearsed=(*_ONE, *_COMPARED, "ordered")),
         Part(380, _VIDEO, SCENE, rehearsed=(*_ONE, *_COMPARED, *_AROUND, "ordered")),
-        Part(490, (*KINDS, *LESSONS), SCENE),
+        Part(290, (*KINDS, *LESSONS), SCENE),
     ),
     rate=1.0,
     flat=0.75,
@@ -112,20 +114,19 @@ ASKING = Course(
     "asking",
     (
         Part(
-            310,
+            190,
             ("larger", "larger", "largest", "is_further", "is_further", "furthest"),
             _SEVERAL,
             rehearsed=_BEFORE,
         ),
         Part(
-            195,
+            120,
             ("next_to", "beside", "beside", "is_beside", "is_beside", "behind", "in_front", "is_place"),
             _SEVERAL,
             rehearsed=_BEFORE,
         ),
-        Part(390, _WAYS, SCENE, rehearsed=_BEFORE, views=(2, 2)),
-        Part(195, (*_WAYS, "hidden_when", "describe_video"), SCENE, rehearsed=_BEFORE, views=(3, 8)),
-        Part(310, (*KINDS, *LESSONS), SCENE),
+        Part(250, _WAYS, SCENE, rehearsed=_BEFORE, views=(2, 2)),
+        Part(140, (*_WAYS, "hidden_when", "describe_video"), SCENE, rehearsed=_BEFORE, views=(3, 8)),
     ),
     rate=0.5,
     flat=0.7,
@@ -137,11 +138,12 @@ In a lesson what is asked comes right before what is said to it, after all objec
 of questions of a kind decides. Of a motion the two ends tell most; two frames cost a third of eight."""
 COMPARING = Course(
     "comparing",
-    (Part(500, ("motion", "is_motion", "place_at"), SCENE, views=(3, 8)),),
+    (Part(400, ("motion", "is_motion", "place_at"), SCENE, views=(3, 8)),),
     rate=0.5,
     flat=0.85,
     answered=0.0,
     compared=1.0,
+    settled=True,
 )
 """To compare an object's frames, by nothing but readings of how it changes.
 
@@ -151,13 +153,14 @@ _PASSING = ("hidden_when", "hidden_when", "hidden_ever", "describe_video", "desc
 TELLING = Course(
     "telling",
     (
-        Part(180, (*_DETAILS, "is_further"), _SEVERAL, rehearsed=_BEFORE),
-        Part(180, (*_WAYS, "ends", "ends", "timed"), SCENE, rehearsed=_BEFORE, views=(4, 6)),
-        Part(270, (*_WAYS, *_PASSING, "timed", "timed"), SCENE, rehearsed=_BEFORE),
-        Part(270, (*KINDS, *LESSONS), SCENE),
+        Part(100, (*_DETAILS, "is_further"), _SEVERAL, rehearsed=_BEFORE),
+        Part(100, (*_WAYS, "ends", "ends", "timed"), SCENE, rehearsed=_BEFORE, views=(4, 6)),
+        Part(160, (*_WAYS, *_PASSING, "timed", "timed"), SCENE, rehearsed=_BEFORE),
+        Part(140, (*KINDS, *LESSONS), SCENE),
     ),
     rate=0.5,
     flat=0.7,
     compared=OF_CHANGES,
+    settled=True,
 )
 """What is learned last: long answers, and what happens over time."""

@@ -43,6 +43,8 @@ class Pictures:
         facts: of the views, where object tokens are to say what signs say; see `Signs`.
         learns: (2 V + F,) which pictures pass gradients to the vision encoder: crops, contexts, frames;
             empty where all do.
+        features: of these pictures, (patches, D_v) float16 each, once they are kept; the pictures are gone
+            then. See `keep_features`.
     """
 
     frames: list[RgbImage]
@@ -51,6 +53,7 @@ class Pictures:
     names: list[tuple[Hashable, Hashable]] = field(default_factory=list)
     facts: Facts | None = None
     learns: list[bool] = field(default_factory=list)
+    features: list[Tensor] = field(default_factory=list)
 
     @property
     def images(self) -> list[RgbImage]:
@@ -180,11 +183,19 @@ def prompt_row(turn: Turn, tokenizer: ChatTokenizer, config: PixelReferConfig) -
     return text_row(turn.question, turn.answer, times, tokenizer, config, turn.lesson)
 
 
-def repeated(batches: Dataset[Item], steps: range, *, distinct: int, workers: int) -> Iterator[Item]:
-    """One batch a step, of which only ``distinct`` are drawn, since drawing costs as much as learning.
+def repeated(batches: Dataset[Item], steps: range, *, shown: int, workers: int) -> Iterator[Item]:
+    """One batch a step, each shown so many times at most, since drawing costs as much as learning.
 
-    Step s shows batch s modulo ``distinct``; it is kept in memory until it has been shown for the last time.
+    A run of S steps has S / ``shown`` of them, in the same order again and again; each is kept in memory
+    until it has been shown for the last time.
+
+    Args:
+        batches: by number.
+        steps: those left of the run, to its end.
+        shown: at least 1.
+        workers: see `loader`.
     """
+    distinct = max(1, -(-steps.stop // shown))
     numbers = [step % distinct for step in steps]
     left = Counter(numbers)
     drawn = iter(loader(batches, list(left), workers=workers))

@@ -27,9 +27,9 @@ from pixelrefer_ros.training.world import scene_seeds
 
 STAGE = "infusion"
 _WATCHED = 40  # validation scenes
-_FLAT = 0.6
+_FLAT = 0.3
 _VIEWS = 64  # objects of a step
-_MISREAD, _LOOKED = 0.05, 0.3  # weights of losses beside the distance to signs
+_LOOKED = 0.3  # weight of the loss beside the distance to signs
 _LEAST = 1e-6  # of an attention of which the logarithm is taken
 
 
@@ -48,11 +48,10 @@ def infusion_losses(signs: Signs, infused: Infused) -> dict[str, Tensor | float]
     tokens, looked_at, facts = infused
     right = signs.read(tokens, facts) == facts.named.to(tokens.device)
     there = facts.somebody.to(tokens.device)
-    unlike = signs.unlikeness(tokens, facts)
-    loss = unlike + _MISREAD * signs.misread(tokens, facts)
+    loss, unlike = signs.missed(tokens, facts)
     return {
         "loss": loss - _LOOKED * (looked_at + _LEAST).log().mean(),
-        "unlike": unlike.detach(),
+        "unlike": unlike,
         "looked": looked_at.detach().mean(),
         "own": float(right[:, :OWN].float().mean()),
         "around": float(right[there].float().mean()) if there.any() else 0.0,

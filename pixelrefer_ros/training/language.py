@@ -28,8 +28,8 @@ from pixelrefer_ros.training.checkpoints import (
     write_network,
 )
 from pixelrefer_ros.training.curriculum import ASKING, COMPARING, READING, TELLING
-from pixelrefer_ros.training.data import Batch, loader
-from pixelrefer_ros.training.language_loss import told_loss, view_tokens
+from pixelrefer_ros.training.data import Batch, repeated
+from pixelrefer_ros.training.language_loss import keep_features, told_loss, view_tokens
 from pixelrefer_ros.training.language_settings import (
     FINE_TUNING,
     FROM_NOTHING,
@@ -50,7 +50,6 @@ from pixelrefer_ros.training.validation import BatchValidation, KeptBest, Valida
 from pixelrefer_ros.training.world_data import WorldBatches
 
 _log = logging.getLogger(__name__)
-
 
 __all__ = [
     "FINE_TUNING",
@@ -91,8 +90,7 @@ def train_language(out: Path, settings: LanguageSettings) -> bool:
         ParameterError: the state is of a run with other settings.
     """
     source, network = _begin(out, settings)
-    state = out / TRAINING
-    progress = read_progress(state)
+    progress = read_progress(state := out / TRAINING)
     stages = list(zip((PERCEPTION, INSTRUCTIONS), settings.steps, settings.rates, strict=True))
     names = [stage.name for stage, _, _ in stages]
     done = names.index(progress["stage"]) if progress and progress["stage"] in names else 0
@@ -110,13 +108,13 @@ def train_language(out: Path, settings: LanguageSettings) -> bool:
     for place, (stage, steps, rates) in enumerate(stages):
         if place < done or not steps:
             continue
-        loop = _stage_loop(learner, rates, stage, state, settings, steps)
-        loop.resume()
+        (loop := _stage_loop(learner, rates, stage, state, settings, steps)).resume()
         data = _data(network, source, out, stage, place, settings)
         kept = _kept_best(network, source, out, stage, settings, data.validation)
+        left = range(loop.step, steps)
         with contextlib.suppress(KeyboardInterrupt):  # the state is saved below: the run can go on
             loop.run(
-                loader(data.batches, range(loop.step, steps), workers=settings.workers),
+                repeated(data.batches, left, shown=data.shown, workers=settings.workers),
                 partial(losses, network, bf16=settings.bf16, readings=readings, weight=stage.aligned),
                 kept,
             )
@@ -170,18 +168,20 @@ def losses(
 ) -> Mapping[str, Tensor | float]:
     """The loss of a batch, and the share of its answers that are right, for the log.
 
-    With readings, and a batch that says what is true of its objects, the tokens' unlikeness to signs and how
+    With readings, and a batch that says what is true of its objects, how far tokens are from signs and how
     wrongly changes are read are added, by weight.
     """
     with mixed_precision(network.device, bf16=bf16):
+        if not any(parameter.requires_grad for parameter in network.vision.parameters()):
+            keep_features(network, batch)
         tokens = view_tokens(network, batch)
         result = told_loss(network, batch, tokens)
     found: dict[str, Tensor | float] = {"loss": result.loss, "right": result.right / result.answers}
     if readings is not None and batch.facts is not None:
-        unlike = readings.signs.unlikeness(tokens.float(), batch.facts)
+        missed, unlike = readings.signs.missed(tokens.float(), batch.facts)
         off = readings.loss_of_changes(result.late, batch.facts, batch.views, batch.times)
-        found["loss"] = result.loss + weight * (unlike + OF_CHANGES * off)
-        found |= {"unlike": unlike.detach(), "changes": off.detach()}
+        found["loss"] = result.loss + weight * (missed + OF_CHANGES * off)
+        found |= {"unlike": unlike, "changes": off.detach()}
     return found
 
 
@@ -217,6 +217,7 @@ def _stage_loop(
 class _Data:
     batches: Dataset[Batch]
     validation: Validation | None
+    shown: int
 
 
 def _data(
@@ -234,7 +235,8 @@ def _data(
             scenes=settings.scenes,
             surroundings=settings.surroundings,
         )
-        return _Data(batches, WorldValidation(stage, tokenizer_of(source)) if watched else None)
+        world = WorldValidation(stage, tokenizer_of(source)) if watched else None
+        return _Data(batches, world, settings.shown)
     file = settings.data[min(place, len(settings.data) - 1)]
     turns, skipped = read_records(file, settings.media or file.parent, most_broken=settings.most_broken)
     for line in skipped.lines():
@@ -254,8 +256,8 @@ def _data(
         )
 
     held = of(others, 1) if watched and others else None
-    validation = BatchValidation([held[number] for number in range(len(others))]) if held else None
-    return _Data(of(shown, settings.questions), validation)
+    validation = BatchValidation([held[n] for n in range(len(others))]) if held else None
+    return _Data(of(shown, settings.questions), validation, 1)
 
 
 def _kept_best(

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -131,7 +132,8 @@ def place_tokens(network: PixelReferNetwork, ids: Tensor, tokens: Tensor) -> Ten
 
 def view_tokens(network: PixelReferNetwork, batch: Pictures) -> Tensor:
     """(V, n, D) object tokens of every view, with gradients."""
-    features = picture_features(network, batch.images, batch.learns)
+    kept = [feature.float() for feature in batch.features]
+    features = kept or picture_features(network, batch.images, batch.learns)
     # Only the encoder gains from half precision; k-means of half precision would
     # choose other tokens than when the model answers.
     with torch.autocast(network.device.type, enabled=False):
@@ -139,6 +141,20 @@ def view_tokens(network: PixelReferNetwork, batch: Pictures) -> Tensor:
             *infusion_inputs(network, batch, features, range(len(batch.crops)))
         )
     return tokens
+
+
+@torch.no_grad()
+def keep_features(network: PixelReferNetwork, batch: Pictures) -> None:
+    """Encodes pictures once for every time they are shown, and lets them go: the features are smaller.
+
+    For a vision encoder that does not learn.
+    """
+    if batch.features:
+        return
+    batch.features = [feature.half() for feature in encode_pictures(network.vision, batch.images)]
+    nothing = np.zeros((0, 0, 3), np.uint8)
+    batch.crops = [replace(crop, image=nothing, context=nothing) for crop in batch.crops]
+    batch.frames = []
 
 
 def infusion_inputs(

@@ -32,8 +32,8 @@ class Rates:
     language: float
 
 
-FROM_NOTHING = (Rates(2e-3, 2e-4, 2e-4), Rates(8e-4, 1e-4, 5e-4))
-"""Of both stages, for random weights behind an encoder that has learned to see (see `teach_attributes`)."""
+FROM_NOTHING = (Rates(6e-4, 0.0, 3e-4), Rates(4e-4, 0.0, 5e-4))
+"""Of both stages, behind a vision encoder that has learned to see (see `teach_attributes`): it stays."""
 FINE_TUNING = (Rates(1e-4, 0.0, 1e-5), Rates(1e-5, 0.0, 1e-5))
 """For a trained checkpoint: the vision encoder stays, the rest moves as slowly as in the paper."""
 LOW_RANK = (Rates(1e-4, 0.0, 2e-4), Rates(1e-5, 0.0, 2e-4))
@@ -71,7 +71,9 @@ class LanguageSettings:
         infusion_rate: the learning rate at its highest.
         steps: of each stage; 0 leaves the stage out.
         scenes: per step.
-        surroundings: share of them that teaches the vision encoder; see `WorldBatches`.
+        shown: how often each batch of them is shown: to draw and to encode it costs most.
+        surroundings: share of their pictures that teaches the vision encoder, if it learns; see
+            `WorldBatches`.
         rates: of each stage.
         weight_decay: of matrices.
         sizes: of a new model.
@@ -99,17 +101,18 @@ class LanguageSettings:
     pose_steps: int = 1000
     frame_scenes: int = 8
     attribute_rate: float = 1.5e-3
-    reading_steps: int = 2200
-    asking_steps: int = 1400
-    comparing_steps: int = 500
-    telling_steps: int = 900
+    reading_steps: int = 2000
+    asking_steps: int = 700
+    comparing_steps: int = 400
+    telling_steps: int = 500
     reading_scenes: int = 3
     reading_rate: float = 2e-3
-    infusion_steps: int = 1500
+    infusion_steps: int = 1000
     infusion_scenes: int = 12
     infusion_rate: float = 3e-3
-    steps: tuple[int, int] = (200, 800)
+    steps: tuple[int, int] = (100, 600)
     scenes: int = 4
+    shown: int = 3
     surroundings: float = 0.2
     rates: tuple[Rates, Rates] = FROM_NOTHING
     weight_decay: float = 0.05

@@ -35,6 +35,7 @@ _FLAGS = {
     "pose_steps": "--pose-steps",
     "reading_steps": "--reading-steps",
     "asking_steps": "--asking-steps",
+    "comparing_steps": "--comparing-steps",
     "telling_steps": "--telling-steps",
     "infusion_steps": "--infusion-steps",
     "image_size": "--image-size",

@@ -180,6 +180,7 @@ def teach_reading(
     """
     readings = Readings.load(network, out) or Readings.new(network, seed=settings.seed)
     signs, changes = readings.signs, readings.changes
+    signs.requires_grad_(not course.settled)
     # The state holds the vision encoder too: it has learned to see, and a stopped run begins from the state.
     learner = nn.ModuleDict(
         {"vision": network.vision, "language": network.language, "signs": signs, "changes": changes}
@@ -203,11 +204,11 @@ def teach_reading(
     def learn(batch: ReadingBatch) -> dict[str, Tensor | float]:
         with mixed_precision(network.device, bf16=settings.bf16):
             result = reading_loss(network, signs, batch)
-        found = {"loss": course.answered * result.loss, "right": result.right / result.answers}
-        if course.compared:
-            off = readings.loss_of_changes(result.late, batch.facts, batch.views, batch.times)
-            found |= {"loss": found["loss"] + course.compared * off, "changes": off}
-        return found
+        loss, right = course.answered * result.loss, result.right / result.answers
+        if not course.compared:
+            return {"loss": loss, "right": right}
+        off = readings.loss_of_changes(result.late, batch.facts, batch.views, batch.times)
+        return {"loss": loss + course.compared * off, "right": right, "changes": off}
 
     @torch.inference_mode()
     def validate(_: int) -> dict[str, float]:

@@ -25,6 +25,7 @@ UNCLEAR, EMPTY = 0, 1
 _MEASURES = 4
 _WAVES = (1.0, 2.0, 4.0, 8.0)  # half periods of a share from 0 to 1: near values differ in the fast ones
 _STD, _STD_OF_SIDES, _NOISE = 0.2, 0.15, 0.2
+_MISREAD = 0.05  # its weight beside the distance
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -136,6 +137,11 @@ class Signs(nn.Module):
             clear = truth != UNCLEAR if column >= OWN else torch.ones_like(truth, dtype=torch.bool)
             lost = lost + F.cross_entropy(near[clear], truth[clear], reduction="sum")
         return lost / len(named)
+
+    def missed(self, tokens: Tensor, facts: Facts) -> tuple[Tensor, Tensor]:
+        """What object tokens learn from, and `unlikeness`: two scalars; see `misread`, too."""
+        unlike = self.unlikeness(tokens, facts)
+        return unlike + _MISREAD * self.misread(tokens, facts), unlike.detach()
 
     def _nearness(self, tokens: Tensor, facts: Facts) -> Iterator[Tensor]:
         """(V, values) of each column: half the squared distance to each value's sign, negative."""

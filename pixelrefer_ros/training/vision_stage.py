@@ -90,12 +90,7 @@ def teach_vision(
     loop.resume()
     with contextlib.suppress(KeyboardInterrupt):  # the state is saved below: the run can go on
         loop.run(
-            repeated(
-                batches,
-                range(loop.step, pace.steps),
-                distinct=-(-pace.steps // shown),
-                workers=settings.workers,
-            ),
+            repeated(batches, range(loop.step, pace.steps), shown=shown, workers=settings.workers),
             lambda batch: losses(network.vision, heads, batch, bf16=settings.bf16),
             None if watched is None else lambda _: scores(losses, network.vision, heads, watched),
         )
