@@ -157,11 +157,7 @@ def lines(results: Sequence[Result]) -> Iterator[str]:
         ("attribute_steps", "on attributes"),
         ("frame_steps", "on frames"),
         ("side_steps", "on sides"),
-        ("pose_steps", "on poses"),
         ("reading_steps", "of reading"),
-        ("asking_steps", "of asking"),
-        ("comparing_steps", "of comparing"),
-        ("telling_steps", "of telling"),
         ("infusion_steps", "of infusion"),
     )
     before = "".join(f"{recipe[name]} steps {what}, " for name, what in stages if recipe.get(name))

@@ -31,7 +31,7 @@ from ablation_report import write_report
 from ablation_variants import VARIANTS, Variant
 
 from pixelrefer_ros.model import PixelReferLite, PixelReferNetwork, TimedTokens
-from pixelrefer_ros.training import language_loss
+from pixelrefer_ros.training import language_loss, reading
 from pixelrefer_ros.training.checkpoints import (
     Sizes,
     new_checkpoint,
@@ -39,12 +39,11 @@ from pixelrefer_ros.training.checkpoints import (
     tokenizer_of,
     trainable_network,
 )
-from pixelrefer_ros.training.curriculum import TELLING
 from pixelrefer_ros.training.data import make_batch
 from pixelrefer_ros.training.language import train_language
 from pixelrefer_ros.training.language_settings import RECIPE, TRAINING, LanguageSettings
 from pixelrefer_ros.training.loop import PROGRESS, STATE, read_progress
-from pixelrefer_ros.training.readings import CHANGES, SIGNS
+from pixelrefer_ros.training.readings import COMPARISONS, SIDES, SIGNS
 from pixelrefer_ros.training.scoring import AnswerScores, RowScore
 from pixelrefer_ros.training.scoring.answers import answered
 from pixelrefer_ros.training.world import Example, scene_examples, scene_seeds
@@ -63,11 +62,11 @@ def train(folder: Path, variant: Variant, settings: LanguageSettings, prepared: 
     """Trains a variant, or goes on with it; whether it is finished."""
     if prepared is not None and read_progress(folder / TRAINING) is None:
         progress = read_progress(prepared / TRAINING)
-        if progress is None or progress["stage"] != TELLING.name or progress["step"] < progress["steps"]:
+        if progress is None or progress["stage"] != reading.STAGE or progress["step"] < progress["steps"]:
             raise SystemExit(f"{prepared} has not just ended the stages that all variants share: {progress}")
         new_checkpoint(folder, settings.sizes, seed=settings.seed)
         (folder / TRAINING).mkdir()
-        for name in (STATE, PROGRESS, SIGNS, CHANGES):
+        for name in (STATE, PROGRESS, SIGNS, SIDES, COMPARISONS):
             shutil.copy(prepared / TRAINING / name, folder / TRAINING)
     with variant.in_place():
         return train_language(folder, settings)
@@ -120,6 +119,7 @@ def settings_of(args: argparse.Namespace, variant: Variant) -> LanguageSettings:
     given: dict[str, Any] = {} if args.scenes is None else {"scenes": args.scenes}
     if args.smoke:  # the stages that have settings of their own, too
         given |= {field.name: 2 for field in fields(LanguageSettings) if field.name.endswith("_steps")}
+        given["infusion_first"] = 2
     return LanguageSettings(
         seed=args.seed,
         steps=tuple(args.steps),

@@ -147,11 +147,7 @@ def result(name: str, small: float, large: float) -> dict:
             "attribute_steps": 7,
             "frame_steps": 6,
             "side_steps": 2,
-            "pose_steps": 1,
             "reading_steps": 8,
-            "asking_steps": 9,
-            "comparing_steps": 4,
-            "telling_steps": 3,
             "infusion_steps": 5,
         },
         "test_scenes": 9,
@@ -177,9 +173,8 @@ def test_the_page_has_every_variant_and_the_plot_is_a_picture():
     for each in results:
         assert each["title"] in page
     assert (
-        "7 steps on attributes, 6 steps on frames, 2 steps on sides, 1 steps on poses, 8 steps of reading, "
-        "9 steps of asking, 4 steps of comparing, 3 steps of telling, 5 steps of infusion, "
-        "10 + 10 steps of 4 scenes"
+        "7 steps on attributes, 6 steps on frames, 2 steps on sides, 8 steps of reading, "
+        "5 steps of infusion, 10 + 10 steps of 4 scenes"
     ) in page
     assert "60.0 ± 1.5" in page and all(measure.title in page for measure in MEASURES)
     assert ElementTree.fromstring("\n".join(plot(results))).tag.endswith("svg")  # noqa: S314 (our own text)
@@ -191,15 +186,12 @@ def test_what_variants_share_is_learned_once(tmp_path):
         attribute_scenes=1,
         frame_steps=1,
         side_steps=1,
-        pose_steps=1,
         infusion_steps=0,  # which each variant learns by itself
         infusion_scenes=1,
+        infusion_first=2,
         frame_scenes=1,
         reading_steps=1,
-        asking_steps=1,
-        comparing_steps=1,
-        telling_steps=1,
-        reading_scenes=1,
+        reading_scenes=(1, 1),
         steps=(0, 0),
         sizes=SIZES,
         workers=0,

@@ -7,16 +7,13 @@ import numpy as np
 import pytest
 import torch
 from micro_language import MICRO
-from safetensors.torch import load_file, save_file
 
 from pixelrefer_ros.model import PATCH
 from pixelrefer_ros.training.attributes import SCENE
 from pixelrefer_ros.training.checkpoints import new_checkpoint, new_network
 from pixelrefer_ros.training.frame_losses import FrameHeads, frame_losses
 from pixelrefer_ros.training.frames import SIDE, FrameBatches, draw_frames
-from pixelrefer_ros.training.language_settings import LanguageSettings
-from pixelrefer_ros.training.sides import SideBatches, teach_sides
-from pixelrefer_ros.training.signs import EMPTY, OWN
+from pixelrefer_ros.training.object_facts import EMPTY, OWN
 from pixelrefer_ros.training.world import Renderer, Sight, cast_scene, scene_seeds
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -91,19 +88,6 @@ def test_only_whole_frames_tell_who_is_around(network):
         assert any(float(weight.grad.abs().max()) > 0 for weight in around) == bool(whole)
 
 
-def test_frames_of_the_stage_sides_are_whole_and_some_show_few_objects(network):
-    some, every = (SideBatches(network.config, seed=0, scenes=4, few=few) for few in (True, False))
-    of_some, of_every = ([batches[number] for number in range(5)] for batches in (some, every))
-    assert all(bool(batch.whole.all()) for batch in of_some)
-    most = [max(np.bincount(batch.picture_of)) for batch in of_some]
-    assert max(most[:2]) <= 4 < min(most[2:])
-    same = [
-        len(one.facts.named) == len(other.facts.named) and torch.equal(one.facts.named, other.facts.named)
-        for one, other in zip(of_some, of_every, strict=True)
-    ]
-    assert same == [False, False, True, True, True]
-
-
 def test_who_is_around_is_told_by_all_that_are_there_and_nobody_does_not_count(network):
     torch.manual_seed(0)
     heads = FrameHeads(network.config.vision.hidden_size)
@@ -115,17 +99,6 @@ def test_who_is_around_is_told_by_all_that_are_there_and_nobody_does_not_count(n
     batch = drawn(network)
     assert bool((batch.facts.named[:, OWN:] == EMPTY).any())
     assert frame_losses(network.vision, heads, batch)["around"] == 0.0
-
-
-def test_a_stage_goes_on_with_the_readings_of_the_one_before(network, tmp_path):
-    heads = FrameHeads(network.config.vision.hidden_size)
-    with torch.no_grad():
-        heads.outline.bias.fill_(7.0)
-    save_file(heads.state_dict(), tmp_path / "frames_heads.safetensors")
-    settings = LanguageSettings(side_steps=1, frame_scenes=1, workers=0, validate_every=0)
-    assert teach_sides(network, tmp_path, settings)
-    learned = load_file(tmp_path / "sides_heads.safetensors")
-    assert learned["outline.bias"].tolist() == pytest.approx([7.0] * len(heads.outline.bias), abs=0.1)
 
 
 def test_size_and_angle_are_learned_where_they_count_and_reported_everywhere(network):

@@ -13,16 +13,24 @@ from safetensors.torch import load_file
 
 from pixelrefer_ros.training.checkpoints import new_network
 from pixelrefer_ros.training.infusion import infusion_losses, teach_infusion
+from pixelrefer_ros.training.infusion_start import begin_infusion
 from pixelrefer_ros.training.infusion_views import InfusionBatches, Seen, draw_views
 from pixelrefer_ros.training.language_loss import view_tokens
 from pixelrefer_ros.training.language_settings import LanguageSettings
 from pixelrefer_ros.training.loop import PROGRESS, STATE, read_progress
+from pixelrefer_ros.training.object_facts import OWN
 from pixelrefer_ros.training.readings import Readings
-from pixelrefer_ros.training.signs import OWN, Signs
+from pixelrefer_ros.training.signs import Signs
 from pixelrefer_ros.training.world import scene_seeds
 
 SETTINGS = LanguageSettings(
-    infusion_steps=2, infusion_scenes=1, sizes=MICRO, workers=0, validate_every=0, save_every=1
+    infusion_steps=2,
+    infusion_scenes=1,
+    infusion_first=3,
+    sizes=MICRO,
+    workers=0,
+    validate_every=0,
+    save_every=1,
 )
 
 
@@ -52,7 +60,10 @@ def test_signs_are_read_as_what_they_say(network):
     facts = draw_views(scene_seeds("val", 0, 6), network.config).facts
     signs = Signs(64, 4)
     tokens = signs.meaning(facts).detach()[:, None].expand(-1, 4, -1)
-    assert torch.equal(signs.read(tokens, facts), facts.named)
+    told = facts.told
+    assert torch.equal(signs.read(tokens, facts)[told], facts.named[told])
+    assert told[:, :OWN].all()
+    assert told[facts.somebody].all()
     other = signs.read(tokens.roll(1, dims=0), facts)[:, :OWN]
     assert float((other == facts.named[:, :OWN]).float().mean()) < 0.6, "and those of another object as its"
     assert facts.somebody.any()
@@ -65,7 +76,7 @@ def test_new_scenes_join_those_that_are_kept_every_few_steps(network):
 
 
 def test_object_tokens_come_nearer_to_signs_and_the_vision_encoder_stays_as_it_is(network):
-    signs = Readings.new(network, seed=0).frozen().signs
+    signs = Readings.new(network, None, seed=0).frozen().signs
     seen = Seen(network)
     seen.see(draw_views(scene_seeds("val", 0, 2), network.config))
     optimizer = torch.optim.AdamW(network.object_encoder.parameters(), lr=3e-3)
@@ -93,6 +104,21 @@ def test_what_is_kept_gives_the_tokens_that_training_goes_on_with(network):
     assert ((kept.looked_at > 0) & (kept.looked_at < 1)).all()
 
 
+def test_an_encoder_begins_near_to_signs_and_looks_at_its_object(network):
+    signs = Readings.new(network, None, seed=0).frozen().signs
+    seen = Seen(network)
+    seen.see(draw_views(scene_seeds("val", 0, 12), network.config))
+    given = seen.inputs()
+    with torch.no_grad():
+        before = infusion_losses(signs, seen.every())
+        meant, middles = signs.meaning(given.facts), given.facts.measured[:, :2]
+        begin_infusion(network.object_encoder, *given[:4], meant, middles)
+        after = infusion_losses(signs, seen.every())
+    assert after["unlike"] < 0.8 < before["unlike"], "of these objects: with 1 every token says the mean"
+    assert after["looked"] > before["looked"]
+    assert after["own"] > 1.5 * before["own"]
+
+
 def test_misreading_is_least_for_the_signs_themselves(network):
     torch.manual_seed(0)
     facts = draw_views(scene_seeds("val", 0, 6), network.config).facts
@@ -107,7 +133,7 @@ def test_misreading_is_least_for_the_signs_themselves(network):
 def test_a_run_that_goes_on_between_new_scenes_draws_some(micro_folder, tmp_path, network):
     out = tmp_path / "training"
     out.mkdir()
-    Readings.new(network, seed=0).save(out)
+    Readings.new(network, None, seed=0).save(out)
     teach_infusion(network, out, replace(SETTINGS, infusion_steps=3))
     (out / PROGRESS).write_text('{"stage": "infusion", "step": 2, "steps": 3}')
     assert teach_infusion(new_network(micro_folder, seed=1), out, replace(SETTINGS, infusion_steps=3))
@@ -122,7 +148,7 @@ def test_without_signs_there_is_nothing_to_learn(tmp_path, network):
 def test_the_state_holds_what_was_learned_before(tmp_path, network):
     out = tmp_path / "training"
     out.mkdir()
-    Readings.new(network, seed=0).save(out)
+    Readings.new(network, None, seed=0).save(out)
     parts = {"vision": network.vision, "language": network.language, "object_encoder": network.object_encoder}
     before = {
         f"{part}.{name}": value.clone()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -23,6 +24,7 @@ from torch.utils.data import Dataset
 from transformers import VideoLlama3VisionModel
 
 from pixelrefer_ros.model import PATCH, ObjectCrop, PixelReferConfig, PixelReferNetwork, crop_object
+from pixelrefer_ros.training.data import repeated
 from pixelrefer_ros.training.language_settings import LanguageSettings
 from pixelrefer_ros.training.precision import mixed_precision
 from pixelrefer_ros.training.vision_pass import encode_pictures
@@ -51,8 +53,7 @@ CELLS = 7
 """Of a patch's side: an outline is drawn in cells of 2 x 2 pixels."""
 _OUTLINE = 2.0  # weight of its loss
 _WATCHED = 60  # validation scenes
-SHOWN = 3
-"""How often a batch is, in stages whose pictures do not change with their steps."""
+_SHOWN = 3  # how often a batch is
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -186,17 +187,17 @@ def share(right: Tensor) -> float:
 
 def teach_attributes(network: PixelReferNetwork, out: Path, settings: LanguageSettings) -> bool:
     """Runs the stage, see `teach_vision`."""
+    batches = AttributeBatches(network.config, seed=settings.seed, scenes=settings.attribute_scenes)
     return teach_vision(
         STAGE,
         network,
         AttributeHeads,
         attribute_losses,
-        batches=AttributeBatches(network.config, seed=settings.seed, scenes=settings.attribute_scenes),
+        batches=partial(repeated, batches, shown=_SHOWN, workers=settings.workers),
         watched=draw_objects(scene_seeds("val", 0, _WATCHED), network.config)
         if settings.validate_every
         else None,
         out=out,
         settings=settings,
         pace=settings.pace(settings.attribute_steps),
-        shown=SHOWN,
     )

@@ -21,7 +21,7 @@ from pixelrefer_ros.model import (
     crop_object,
     global_image,
 )
-from pixelrefer_ros.training.signs import Facts
+from pixelrefer_ros.training.object_facts import Facts
 from pixelrefer_ros.training.text_rows import TextRow, TextRows, text_row
 from pixelrefer_ros.training.world import (
     Example,
@@ -186,8 +186,7 @@ def prompt_row(turn: Turn, tokenizer: ChatTokenizer, config: PixelReferConfig) -
 def repeated(batches: Dataset[Item], steps: range, *, shown: int, workers: int) -> Iterator[Item]:
     """One batch a step, each shown so many times at most, since drawing costs as much as learning.
 
-    A run of S steps has S / ``shown`` of them, in the same order again and again; each is kept in memory
-    until it has been shown for the last time.
+    A run of S steps has S / ``shown`` of them, in the same order again and again.
 
     Args:
         batches: by number.
@@ -196,17 +195,29 @@ def repeated(batches: Dataset[Item], steps: range, *, shown: int, workers: int) 
         workers: see `loader`.
     """
     distinct = max(1, -(-steps.stop // shown))
-    numbers = [step % distinct for step in steps]
+    return recalled(batches, [step % distinct for step in steps], workers=workers)
+
+
+def recalled(items: Dataset[Item], numbers: Sequence[int], *, workers: int) -> Iterator[Item]:
+    """The items of these numbers, in their order: each is drawn once, when it is first due.
+
+    It is kept in memory until it is due for the last time.
+
+    Args:
+        items: by number.
+        numbers: any of them any number of times.
+        workers: see `loader`.
+    """
     left = Counter(numbers)
-    drawn = iter(loader(batches, list(left), workers=workers))
+    drawn = iter(loader(items, list(left), workers=workers))
     kept: dict[int, Item] = {}
     for number in numbers:
-        # A copy: each tensor of a worker's batch holds a file open.
-        batch = kept.pop(number) if number in kept else copy.deepcopy(next(drawn))
+        # A copy: each tensor of a worker's item holds a file open.
+        item = kept.pop(number) if number in kept else copy.deepcopy(next(drawn))
         left[number] -= 1
         if left[number]:
-            kept[number] = batch
-        yield batch
+            kept[number] = item
+        yield item
 
 
 def loader(batches: Dataset[Item], numbers: Sequence[int], *, workers: int) -> DataLoader[Item]:

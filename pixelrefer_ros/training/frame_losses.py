@@ -18,12 +18,14 @@ from pixelrefer_ros.training.attributes import (
     attribute_losses,
     share,
 )
+from pixelrefer_ros.training.object_facts import COLUMNS, EMPTY, OWN, UNCLEAR, Facts
 from pixelrefer_ros.training.precision import mixed_precision
-from pixelrefer_ros.training.signs import COLUMNS, EMPTY, OWN, UNCLEAR, Facts
 from pixelrefer_ros.training.vision_pass import encode_pictures
 from pixelrefer_ros.types import RgbImage
 
-_OUTLINE, _PLACE = 2.0, 5.0  # weights of the losses
+NOT_ASKED = -1
+"""Of a patch: it names nothing."""
+_OUTLINE, _PLACE, _PATCH = 2.0, 5.0, 0.5  # weights of the losses
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -37,7 +39,9 @@ class FrameBatch:
         own: per object (h w,) bool, the patches of its image that show it.
         whole: (V,) bool, whether its image is a whole frame, so that it shows who is around.
         facts: of the V objects.
-        crops: objects by themselves, as in the stage before.
+        crops: objects by themselves, as in the stage before; None where none are shown.
+        patches: (patches of all images, 3) int64, the place of the shape, colour and surface that each shows
+            among their values, from 1 on; 0: it shows no object; or `NOT_ASKED`. None: no patch is asked.
     """
 
     images: list[RgbImage]
@@ -46,7 +50,8 @@ class FrameBatch:
     own: list[Tensor]
     whole: Tensor
     facts: Facts
-    crops: AttributeBatch
+    crops: AttributeBatch | None
+    patches: Tensor | None = None
 
 
 class FrameHeads(nn.Module):
@@ -60,7 +65,9 @@ class FrameHeads(nn.Module):
         self.named = nn.ModuleList(nn.Linear(width, values) for values in COLUMNS)
         self.place = nn.Linear(width, 2)
         self.outline = nn.Linear(width, CELLS**2)
-        self.pose = nn.Linear(width, 3)  # drawn last: the others' first weights stay what they were
+        # Drawn last: the others' first weights stay what they were.
+        self.pose = nn.Linear(width, 3)
+        self.patch = nn.ModuleList(nn.Linear(width, values + 1) for values in COLUMNS[:OWN])
 
 
 def frame_losses(
@@ -86,7 +93,7 @@ def frame_losses(
         "loss"; the shares of "shape", "color" and "surface" named rightly; "around": of the colours and
         shapes of who is on a side; "off": mean distance of the middle, as shares of the frame's sides;
         "size": mean distance of the diameter's logarithm; "turn": of the angle's sine and cosine; "crops":
-        the share of crops of which every attribute is named.
+        the share of crops of which every attribute is named, where there are any.
     """
     device = heads.outline.weight.device
     with mixed_precision(device, bf16=bf16):
@@ -116,17 +123,32 @@ def frame_losses(
     pose = heads.pose(normed) - _pose_of(batch.facts).to(device)
     if pose_weight:
         loss = loss + pose_weight * (pose[:, 0].abs().mean() + pose[:, 1:].square().sum(dim=1).mean())
-    crops = attribute_losses(vision, heads.crops, batch.crops, bf16=bf16)
+    if batch.patches is not None:
+        loss = loss + _PATCH * _patch_loss(heads, torch.cat(features), batch.patches.to(device))
+    crops: dict[str, Tensor | float] = {}
+    if batch.crops is not None:
+        of_crops = attribute_losses(vision, heads.crops, batch.crops, bf16=bf16)
+        loss, crops["crops"] = loss + of_crops["loss"], of_crops["right"]
     every = torch.cat(around)
     return {
-        "loss": loss + crops["loss"],
+        "loss": loss,
         **found,
         "around": share(every) if len(every) else 0.0,
         "off": float(off.detach().mean()) if len(off) else 0.0,
         "size": float(pose[:, 0].detach().abs().mean()),
         "turn": float(pose[:, 1:].detach().norm(dim=1).mean()),
-        "crops": crops["right"],
+        **crops,
     }
+
+
+def _patch_loss(heads: FrameHeads, features: Tensor, patches: Tensor) -> Tensor:
+    """The cross-entropy of what single patches name, summed over shape, colour and surface."""
+    asked = patches[:, 0] != NOT_ASKED
+    normed = heads.norm(features[asked].float())
+    lost = normed.new_zeros(())
+    for head, truth in zip(heads.patch, patches[asked].unbind(dim=1), strict=True):
+        lost = lost + F.cross_entropy(head(normed), truth)
+    return lost
 
 
 def _pose_of(facts: Facts) -> Tensor:

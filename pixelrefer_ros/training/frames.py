@@ -11,6 +11,7 @@ is, where it is, and who is on each of its sides.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -22,9 +23,10 @@ from torch.utils.data import Dataset
 
 from pixelrefer_ros.model import GLOBAL_SIDE, PATCH, PixelReferConfig, PixelReferNetwork, global_image
 from pixelrefer_ros.training.attributes import CELLS, SCENE, cells_of, draw_objects
+from pixelrefer_ros.training.data import repeated
 from pixelrefer_ros.training.frame_losses import FrameBatch, FrameHeads, frame_losses
 from pixelrefer_ros.training.language_settings import LanguageSettings
-from pixelrefer_ros.training.signs import Facts
+from pixelrefer_ros.training.object_facts import Facts
 from pixelrefer_ros.training.vision_stage import teach_vision
 from pixelrefer_ros.training.world import (
     SEED_RANGES,
@@ -171,14 +173,15 @@ def watched_frames(config: PixelReferConfig, settings: LanguageSettings) -> Fram
 
 def teach_frames(network: PixelReferNetwork, out: Path, settings: LanguageSettings) -> bool:
     """Runs the stage, see `teach_vision`."""
+    batches = FrameBatches(
+        network.config, seed=settings.seed, scenes=settings.frame_scenes, steps=settings.frame_steps
+    )
     return teach_vision(
         STAGE,
         network,
         FrameHeads,
         frame_losses,
-        batches=FrameBatches(
-            network.config, seed=settings.seed, scenes=settings.frame_scenes, steps=settings.frame_steps
-        ),
+        batches=partial(repeated, batches, shown=1, workers=settings.workers),
         watched=watched_frames(network.config, settings),
         out=out,
         settings=settings,

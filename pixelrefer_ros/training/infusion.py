@@ -3,7 +3,8 @@
 
 Who is around an object is in the features of its frame (paper, Algorithm 1: global infusion), at its own
 patches there, which its tokens first have to find among 576. In 400 steps of perception they did not.
-So in a stage of its own object tokens learn to look there, and to be the signs of their objects. The vision
+So in a stage of its own object tokens learn to look there, and to be the signs of their objects, beginning
+with what is linear in that (`infusion_start`). The vision
 encoder, which knows all of it by now, is used as it is, and what it sees is kept for some steps.
 """
 
@@ -18,17 +19,20 @@ from torch import Tensor, nn
 
 from pixelrefer_ros.model import PixelReferNetwork
 from pixelrefer_ros.training.data import loader
+from pixelrefer_ros.training.infusion_start import begin_infusion
 from pixelrefer_ros.training.infusion_views import Infused, InfusionBatches, Seen, Views, draw_views
 from pixelrefer_ros.training.language_settings import LanguageSettings
 from pixelrefer_ros.training.loop import Loop, parameter_groups
+from pixelrefer_ros.training.object_facts import OWN
 from pixelrefer_ros.training.readings import Readings
-from pixelrefer_ros.training.signs import OWN, Signs
+from pixelrefer_ros.training.signs import Signs
 from pixelrefer_ros.training.world import scene_seeds
 
 STAGE = "infusion"
 _WATCHED = 40  # validation scenes
 _FLAT = 0.3
 _VIEWS = 64  # objects of a step
+_BEFORE_ALL = 1 << 32  # their numbers are none of the steps'
 _LOOKED = 0.3  # weight of the loss beside the distance to signs
 _LEAST = 1e-6  # of an attention of which the logarithm is taken
 
@@ -89,6 +93,13 @@ def teach_infusion(network: PixelReferNetwork, out: Path, settings: LanguageSett
     if settings.validate_every:
         watched.see(draw_views(scene_seeds("val", settings.seed, _WATCHED), network.config))
     batches = InfusionBatches(network.config, seed=settings.seed, scenes=settings.infusion_scenes)
+
+    if not loop.step:
+        for number in range(settings.infusion_first):
+            seen.see(batches.draw(_BEFORE_ALL + number))
+        given = seen.inputs()
+        meant, middles = signs.meaning(given.facts), given.facts.measured[:, :2].to(given.tokens.device)
+        begin_infusion(network.object_encoder, *given[:4], meant, middles)
 
     def learn(batch: Views | None) -> dict[str, Tensor | float]:
         if batch is None and not seen:  # a run that goes on

@@ -17,8 +17,8 @@ from pixelrefer_ros.model import PixelReferConfig, PixelReferNetwork, crop_objec
 from pixelrefer_ros.training.data import Pictures
 from pixelrefer_ros.training.frames import own_patches
 from pixelrefer_ros.training.language_loss import infusion_inputs
+from pixelrefer_ros.training.object_facts import Facts
 from pixelrefer_ros.training.precision import mixed_precision
-from pixelrefer_ros.training.signs import Facts
 from pixelrefer_ros.training.vision_pass import encode_pictures
 from pixelrefer_ros.training.world import SEED_RANGES, Renderer, SceneSettings, Sight, cast_scene
 
@@ -82,6 +82,24 @@ def draw_views(seeds: Sequence[int], config: PixelReferConfig) -> Views:
     return Views(found, torch.stack(own), Facts.of(views))
 
 
+class Inputs(NamedTuple):
+    """V objects as the object encoder is given them.
+
+    Attributes:
+        tokens: T_R (V, n, D_v).
+        local: F_l (V, 256, D_v).
+        whole: F_g (V, 576, D_v).
+        own: (V, 576) bool, see `Views`.
+        facts: of the objects.
+    """
+
+    tokens: Tensor
+    local: Tensor
+    whole: Tensor
+    own: Tensor
+    facts: Facts
+
+
 class Infused(NamedTuple):
     """V objects as the language model is shown them.
 
@@ -128,6 +146,13 @@ class Seen:
             for number, often in zip(numbers.tolist(), counts.tolist(), strict=True)
         )
 
+    def inputs(self) -> Inputs:
+        """What the object encoder is given of all views that are kept."""
+        parts = [_inputs(self._network, *kept, range(len(kept[0].own))) for kept in self._kept]
+        tokens, local, whole, own, facts = zip(*parts, strict=True)
+        joined = torch.cat(tokens), torch.cat(local), torch.cat(whole), torch.cat(own)
+        return Inputs(*joined, Facts.joined(facts))
+
     def every(self) -> Infused:
         """All views that are kept."""
         return self._infused((number, range(len(batch.own))) for number, (batch, _) in enumerate(self._kept))
@@ -141,23 +166,29 @@ class Seen:
         return Infused(torch.cat(tokens), torch.cat(looked_at), Facts.joined(facts))
 
 
+def _inputs(network: PixelReferNetwork, batch: Views, features: list[Tensor], views: Sequence[int]) -> Inputs:
+    count = len(batch.own)
+    needed = {n for view in views for n in (view, count + view, 2 * count + batch.pictures.frame_of[view])}
+    whole = [feature.float() if n in needed else feature for n, feature in enumerate(features)]
+    given = infusion_inputs(network, batch.pictures, whole, views)
+    return Inputs(*given, batch.own[list(views)].to(given[0].device), batch.facts[list(views)])
+
+
 def _infused(
     network: PixelReferNetwork, batch: Views, features: list[Tensor], views: Sequence[int]
 ) -> Infused:
-    encoder, count = network.object_encoder, len(batch.own)
-    needed = {n for view in views for n in (view, count + view, 2 * count + batch.pictures.frame_of[view])}
-    whole = [feature.float() if n in needed else feature for n, feature in enumerate(features)]
+    encoder = network.object_encoder
+    given = _inputs(network, batch, features, views)
     asked: list[tuple[Tensor, ...]] = []
     attention = encoder.fusion_attention_global
-    hook = attention.register_forward_pre_hook(lambda _, given: asked.append(given))
+    hook = attention.register_forward_pre_hook(lambda _, inputs: asked.append(inputs))
     try:
-        tokens = encoder.infuse(*infusion_inputs(network, batch.pictures, whole, views))
+        tokens = encoder.infuse(given.tokens, given.local, given.whole)
     finally:
         hook.remove()
     weights = attention(*asked[0])[1]  # which the encoder itself does without
-    own = batch.own[list(views)].to(tokens.device)
-    looked_at = own.new_ones(len(own), dtype=torch.float) if weights is None else _share(weights, own)
-    return Infused(tokens, looked_at, batch.facts[list(views)])
+    looked_at = tokens.new_ones(len(tokens)) if weights is None else _share(weights, given.own)
+    return Infused(tokens, looked_at, given.facts)
 
 
 def _share(weights: Tensor, own: Tensor) -> Tensor:

@@ -27,7 +27,6 @@ from pixelrefer_ros.training.checkpoints import (
     trainable_network,
     write_network,
 )
-from pixelrefer_ros.training.curriculum import ASKING, COMPARING, READING, TELLING
 from pixelrefer_ros.training.data import Batch, repeated
 from pixelrefer_ros.training.language_loss import keep_features, told_loss, view_tokens
 from pixelrefer_ros.training.language_settings import (
@@ -42,7 +41,7 @@ from pixelrefer_ros.training.language_settings import (
 from pixelrefer_ros.training.loop import Loop, parameter_groups, read_progress
 from pixelrefer_ros.training.lora import add_low_rank, merge_low_rank
 from pixelrefer_ros.training.precision import mixed_precision
-from pixelrefer_ros.training.readings import OF_CHANGES, Readings
+from pixelrefer_ros.training.readings import Readings
 from pixelrefer_ros.training.record_data import RecordBatches, held_back
 from pixelrefer_ros.training.records import RecordTurn, read_records
 from pixelrefer_ros.training.stages import INSTRUCTIONS, PERCEPTION, Stage
@@ -108,7 +107,9 @@ def train_language(out: Path, settings: LanguageSettings) -> bool:
     for place, (stage, steps, rates) in enumerate(stages):
         if place < done or not steps:
             continue
-        (loop := _stage_loop(learner, rates, stage, state, settings, steps)).resume()
+        settled = readings is not None
+        loop = _stage_loop(learner, rates, stage, state, settings, steps, settled=settled)
+        loop.resume()
         data = _data(network, source, out, stage, place, settings)
         kept = _kept_best(network, source, out, stage, settings, data.validation)
         left = range(loop.step, steps)
@@ -133,25 +134,13 @@ def train_language(out: Path, settings: LanguageSettings) -> bool:
 
 def _prepared(network: PixelReferNetwork, source: Path, state: Path, settings: LanguageSettings) -> bool:
     """Lets a new model learn to see, then to read, from where its state is; whether that is finished."""
-    courses = {
-        READING: settings.reading_steps,
-        ASKING: settings.asking_steps,
-        COMPARING: settings.comparing_steps,
-        TELLING: settings.telling_steps,
-    }
     stages = {
         attributes.STAGE: (settings.attribute_steps, partial(attributes.teach_attributes, network, state)),
         frames.STAGE: (settings.frame_steps, partial(frames.teach_frames, network, state)),
-        sides.SIDES: (settings.side_steps, partial(sides.teach_sides, network, state)),
-        sides.POSES: (settings.pose_steps, partial(sides.teach_poses, network, state)),
-    } | {
-        course.name: (
-            steps,
-            partial(reading.teach_reading, network, source, state, course=course, steps=steps),
-        )
-        for course, steps in courses.items()
+        sides.STAGE: (settings.side_steps, partial(sides.teach_sides, network, state)),
+        reading.STAGE: (settings.reading_steps, partial(reading.teach_reading, network, source, state)),
+        infusion.STAGE: (settings.infusion_steps, partial(infusion.teach_infusion, network, state)),
     }
-    stages[infusion.STAGE] = (settings.infusion_steps, partial(infusion.teach_infusion, network, state))
     progress = read_progress(state)
     at = progress["stage"] if progress else attributes.STAGE
     left = itertools.dropwhile(lambda name: name != at, stages)
@@ -169,7 +158,7 @@ def losses(
     """The loss of a batch, and the share of its answers that are right, for the log.
 
     With readings, and a batch that says what is true of its objects, how far tokens are from signs and how
-    wrongly changes are read are added, by weight.
+    wrongly neighbours and comparisons are read are added, by weight.
     """
     with mixed_precision(network.device, bf16=bf16):
         if not any(parameter.requires_grad for parameter in network.vision.parameters()):
@@ -179,9 +168,9 @@ def losses(
     found: dict[str, Tensor | float] = {"loss": result.loss, "right": result.right / result.answers}
     if readings is not None and batch.facts is not None:
         missed, unlike = readings.signs.missed(tokens.float(), batch.facts)
-        off = readings.loss_of_changes(result.late, batch.facts, batch.views, batch.times)
-        found["loss"] = result.loss + weight * (missed + OF_CHANGES * off)
-        found |= {"unlike": unlike, "changes": off.detach()}
+        off, named = readings.loss(result, batch.facts[batch.views], batch.times)
+        found["loss"] = result.loss + weight * (missed + off)
+        found |= {"unlike": unlike, "named": named, "off": off.detach()}
     return found
 
 
@@ -205,11 +194,22 @@ def rates_of(network: nn.Module, rates: Rates) -> dict[float, list[nn.Module]]:
 
 
 def _stage_loop(
-    learner: Learner, rates: Rates, stage: Stage, state: Path, settings: LanguageSettings, steps: int
+    learner: Learner,
+    rates: Rates,
+    stage: Stage,
+    state: Path,
+    settings: LanguageSettings,
+    steps: int,
+    *,
+    settled: bool,
 ) -> Loop:
+    """With ``settled`` words, embeddings stay as they are; see `reading.settle_words`."""
     new = settings.start_from is None
     layers = [learner.vision.encoder, learner.object_encoder, learner.language.model.layers] if new else []
-    groups = parameter_groups(rates_of(learner, rates), weight_decay=settings.weight_decay, hidden=layers)
+    by_rate = rates_of(learner, rates)
+    if settled:
+        reading.settle_words(learner.language)
+    groups = parameter_groups(by_rate, weight_decay=settings.weight_decay, hidden=layers)
     return Loop(stage.name, learner, groups, state, settings.pace(steps))
 
 

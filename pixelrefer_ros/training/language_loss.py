@@ -19,6 +19,7 @@ from pixelrefer_ros.training.vision_pass import encode_pictures
 from pixelrefer_ros.types import RgbImage
 
 _PADDING = 0.2  # of a group of rows that go through the language model together
+_EARLY = 2  # layers
 _FEWEST_TOKENS = 512  # of a group: smaller ones cost more in calls than they save in padding
 
 
@@ -32,14 +33,18 @@ class AnswerLoss:
         mistakes: (B,) int64: tokens of each answer that are not the likeliest. Where there is none, greedy
             decoding would write the answer.
         lengths: (B,) int64: tokens of each answer.
-        late: (2, P, D): hidden states after the language model's last layer but one and its last, at the
-            last token of each ``<REGION>`` run, in reading order.
+        early: (P, n, D): hidden states after the language model's second layer at the tokens of each
+            ``<REGION>`` run, in reading order.
+        late: (P, D): after its last layer but one, at the last token of each.
+        rows_of_runs: (P,) int64, the question of each.
     """
 
     loss: Tensor
     mistakes: Tensor
     lengths: Tensor
+    early: Tensor
     late: Tensor
+    rows_of_runs: Tensor
 
     @property
     def right(self) -> int:
@@ -73,8 +78,9 @@ def embedded_loss(network: PixelReferNetwork, embeddings: Tensor, text: TextRows
     hidden: list[Tensor] = []
     wanted: list[Tensor] = []
     row: list[Tensor] = []
-    ends = _region_ends(network, text.ids)
-    late = embeddings.new_zeros(2, len(ends), embeddings.shape[-1])
+    count = network.config.mask_num
+    places_of_runs = torch.eq(text.ids, network.config.region_token_id or 0).nonzero().to(network.device)
+    states = embeddings.new_zeros(2, len(places_of_runs), embeddings.shape[-1])
     for rows, length in _groups(text.length):
         places = rows.to(network.device)
         # Rows are padded on their right, where a causal model's tokens never look: no mask is needed.
@@ -84,10 +90,10 @@ def embedded_loss(network: PixelReferNetwork, embeddings: Tensor, text: TextRows
         found = output.last_hidden_state
         among = torch.full((len(embeddings),), -1, device=network.device)
         among[places] = torch.arange(len(places), device=network.device)
-        its = among[ends[:, 0]].ge(0).nonzero().flatten()
-        last_two = torch.stack(output.hidden_states[-2:])
-        states = last_two[:, among[ends[its, 0]], ends[its, 1]]
-        late = late.index_copy(1, its, states.to(late.dtype))
+        its = among[places_of_runs[:, 0]].ge(0).nonzero().flatten()
+        both = torch.stack([output.hidden_states[layer] for layer in _read_after(output.hidden_states)])
+        found_there = both[:, among[places_of_runs[its, 0]], places_of_runs[its, 1]]
+        states = states.index_copy(1, its, found_there.to(states.dtype))
         own = targets[places, : length - 1]
         asked = own != IGNORED
         hidden.append(found[:, :-1][asked])  # logits only where an answer is: saves the most
@@ -104,14 +110,15 @@ def embedded_loss(network: PixelReferNetwork, embeddings: Tensor, text: TextRows
         loss=(F.cross_entropy(logits, answers, reduction="none") * weights).sum() / weights.sum(),
         mistakes=mistakes,
         lengths=lengths,
-        late=late,
+        early=states[0].unflatten(0, (-1, count)),
+        late=states[1].unflatten(0, (-1, count))[:, -1],
+        rows_of_runs=places_of_runs[::count, 0].cpu(),
     )
 
 
-def _region_ends(network: PixelReferNetwork, ids: Tensor) -> Tensor:
-    """(P, 2): row and column of the last token of each ``<REGION>`` run."""
-    places = torch.eq(ids, network.config.region_token_id or 0).nonzero()
-    return places[network.config.mask_num - 1 :: network.config.mask_num].to(network.device)
+def _read_after(states: Sequence[Tensor]) -> tuple[int, int]:
+    """After how many layers hidden states are read: of all layers' states, the embeddings being the first."""
+    return min(_EARLY, len(states) - 1), len(states) - 2
 
 
 def prompt_embeddings(network: PixelReferNetwork, batch: Batch) -> Tensor:

@@ -51,23 +51,19 @@ class LanguageSettings:
         attribute_scenes: per step of that stage.
         frame_steps: of the stage after that, in which it learns to see many objects at once and who is beside
             whom (see `teach_frames`); 0 leaves it out.
-        side_steps: of the stage after that, which is of who is beside whom (see `teach_sides`); 0 leaves it
-            out.
-        pose_steps: of the stage after that, which is of sizes and angles too (see `teach_poses`); 0 leaves it
-            out.
-        frame_scenes: per step of these three.
-        attribute_rate: the learning rate of all four at its highest.
+        side_steps: of the stage after that, which is of who is beside whom, sizes and angles (see
+            `teach_sides`); 0 leaves it out.
+        frame_scenes: per step of these two.
+        attribute_rate: the learning rate of all three at its highest.
         reading_steps: of the stage after it, in which the language model of a new model learns the world's
-            language (see `READING`); 0 leaves it out.
-        asking_steps: of the stage after that, in which it learns to be asked (see `ASKING`); 0 leaves it out.
-        comparing_steps: of the stage after that, in which it learns to compare an object's frames (see
-            `COMPARING`); 0 leaves it out.
-        telling_steps: of the stage after that (see `TELLING`); 0 leaves it out.
-        reading_scenes: per step of these four.
+            language (see `teach_reading`); 0 leaves it out.
+        reading_scenes: per step of it, single pictures and videos.
         reading_rate: the learning rate at its highest.
         infusion_steps: of the stage after that, in which object tokens learn to be what it reads (see
             `teach_infusion`); 0 leaves it out.
         infusion_scenes: which join those that are kept, every few steps of that stage.
+        infusion_first: so many times as many scenes are seen before its first step, to begin with what is
+            linear in them (see `begin_infusion`).
         infusion_rate: the learning rate at its highest.
         steps: of each stage; 0 leaves the stage out.
         scenes: per step.
@@ -98,17 +94,14 @@ class LanguageSettings:
     attribute_scenes: int = 14
     frame_steps: int = 1300
     side_steps: int = 500
-    pose_steps: int = 1000
     frame_scenes: int = 8
     attribute_rate: float = 1.5e-3
     reading_steps: int = 2000
-    asking_steps: int = 700
-    comparing_steps: int = 400
-    telling_steps: int = 500
-    reading_scenes: int = 3
+    reading_scenes: tuple[int, int] = (4, 2)
     reading_rate: float = 2e-3
     infusion_steps: int = 1000
     infusion_scenes: int = 12
+    infusion_first: int = 64
     infusion_rate: float = 3e-3
     steps: tuple[int, int] = (100, 600)
     scenes: int = 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from transformers import get_wsd_schedule
 
 from pixelrefer_ros.errors import CheckpointError, ParameterError
+from pixelrefer_ros.training.muon import Muon
 from pixelrefer_ros.training.table import append_row
 
 WARM_UP = 0.03
@@ -123,7 +125,7 @@ class Loop:
         others = [of for of, group in zip(plain, groups, strict=True) if _MUON not in group]
         self._optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, betas=_BETAS, fused=True)]
         if orthogonal:
-            self._optimizers.append(torch.optim.Muon(orthogonal, adjust_lr_fn="match_rms_adamw"))
+            self._optimizers.append(Muon(orthogonal))
         length = round(pace.steps * pace.schedule)
         self._schedules = [
             get_wsd_schedule(
@@ -197,7 +199,7 @@ class Loop:
         """
         started = time.monotonic()
         sums: dict[str, float] = {}
-        counted = 0
+        counts: Counter[str] = Counter()  # of each: not every step has all
         with tqdm(total=self.pace.steps, initial=self.step, desc=self.stage, disable=None) as bar:
             for item in items:
                 values = losses(item)
@@ -206,13 +208,13 @@ class Loop:
                     sums[name] = sums.get(name, 0.0) + float(
                         value.detach() if isinstance(value, Tensor) else value
                     )
-                counted += 1
+                counts.update(values.keys())
                 bar.update()
                 if self.step % self.pace.log_every == 0 or self.finished:
-                    means = {name: total / counted for name, total in sums.items()}
+                    means = {name: total / counts[name] for name, total in sums.items()}
                     bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
                     self._log(LOG, means, time.monotonic() - started)
-                    sums, counted = {}, 0
+                    sums, counts = {}, Counter()
                 every = self.pace.validate_every
                 out_of_time = self.pace.minutes and time.monotonic() - started > 60 * self.pace.minutes
                 if validate and every and (self.step % every == 0 or self.finished):

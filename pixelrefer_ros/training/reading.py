@@ -3,8 +3,10 @@
 
 The paper starts from Qwen2, which can compare, choose and say yes or no. A language model with random weights
 learns that from very many questions, and pictures are most of what a question costs. Here objects are signs
-instead: the facts that a perfect object encoder would find, embedded and summed. No picture is drawn; the
-embeddings are left out of the checkpoint.
+instead: the facts that a perfect object encoder would find, in the language model's own words (`signs`). No
+picture is drawn. Beside answers it is taught what its hidden states tell of each object (`side_heads`,
+`comparison_heads`): one question asks for one thing, and these for everything at once. Kinds of questions are
+asked as often as they are still answered wrongly (`question_bank`).
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -20,57 +22,50 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+from transformers import Qwen2ForCausalLM
 
 from pixelrefer_ros.model import ChatTokenizer, PixelReferConfig, PixelReferNetwork
 from pixelrefer_ros.training.checkpoints import tokenizer_of
-from pixelrefer_ros.training.curriculum import READING, REHEARSAL, Course
 from pixelrefer_ros.training.data import loader
 from pixelrefer_ros.training.language_loss import AnswerLoss, embedded_loss, place_tokens
 from pixelrefer_ros.training.language_settings import LanguageSettings
 from pixelrefer_ros.training.loop import Loop, parameter_groups
+from pixelrefer_ros.training.object_facts import Facts
 from pixelrefer_ros.training.precision import mixed_precision
+from pixelrefer_ros.training.question_bank import QuestionBank, ReadingBatch
 from pixelrefer_ros.training.readings import Readings
-from pixelrefer_ros.training.signs import Facts, Signs
+from pixelrefer_ros.training.signs import Signs
 from pixelrefer_ros.training.text_rows import TextRow, TextRows, text_row
 from pixelrefer_ros.training.world import (
     LESSONS,
     OFFERED,
     SEED_RANGES,
+    VIDEO_VIEWS,
+    SceneSettings,
     Sight,
     Split,
     scene_drafts,
 )
 
-QUESTIONS = 14
+STAGE = "reading"
+QUESTIONS = 12
 """Of a scene."""
-WATCHED = 32
-"""Validation scenes."""
+WATCHED = (24, 12)
+"""Validation scenes: pictures and videos."""
 
-
-@dataclass(frozen=True, eq=False, slots=True)
-class ReadingBatch:
-    """B questions about V views, an object in a frame each.
-
-    Attributes:
-        rows: of prompts and answers.
-        views: (P,) the view at each ``<REGION>`` run, in reading order.
-        facts: of the V views.
-        times: (P,) float32, s since the first view of the same object in the question.
-        kinds: (B,) of the questions.
-    """
-
-    rows: TextRows
-    views: list[int]
-    facts: Facts
-    times: Tensor
-    kinds: list[str]
+_VIDEO = SceneSettings(size=(320, 240))  # measured from masks: small ones are quick
+_STILL = replace(_VIDEO, frames=1, objects=(3, 8))
+_OF_VIDEOS = tuple(kind for kind in OFFERED if OFFERED[kind].views == "video")
+_OF_STILLS = tuple(kind for kind in OFFERED if OFFERED[kind].views != "video")
+_FEW_VIEWS = (2, 8)  # of every other video: few frames say as much of a motion, and cost less
+_AGAIN = 3  # steps of which one draws new questions
+_TOKENS = 2600  # of a step
+_FLAT = 0.6
+_WORDS_LEARN = 0.3  # share of the steps after which embeddings, and so signs, stay as they are
 
 
 class ReadingBatches(Dataset[ReadingBatch]):
-    """Batches by number: the same in any process, on any run.
-
-    Of a run of so many ``steps``, each in its part of the course; with no steps all are of the last part.
-    """
+    """Batches by number, the same in any process, on any run: every kind of question and lesson."""
 
     def __init__(
         self,
@@ -78,14 +73,12 @@ class ReadingBatches(Dataset[ReadingBatch]):
         config: PixelReferConfig,
         *,
         seed: int,
-        scenes: int,
+        scenes: tuple[int, int],
         split: Split = "train",
-        course: Course = READING,
-        steps: int = 0,
     ) -> None:
-        """See `WorldBatches`."""
-        self._folder, self._config, self._course = folder, config, course
-        self._seed, self._scenes, self._split, self._steps = seed, scenes, split, steps
+        """See `WorldBatches`; ``scenes`` are single pictures and videos."""
+        self._folder, self._config = folder, config
+        self._seed, self._scenes, self._split = seed, scenes, split
 
     @cached_property
     def _tokenizer(self) -> ChatTokenizer:
@@ -101,20 +94,24 @@ class ReadingBatches(Dataset[ReadingBatch]):
         views: list[int] = []
         asked: list[str] = []
         since: list[float] = []
-        part = self._course.part(number, self._steps)
+        runs: list[int] = []
+        stills, videos = self._scenes
         for place in itertools.count():
-            if place >= self._scenes and rows:  # by chance no scene may offer any of the kinds
+            if place >= stills + videos and rows:  # by chance no scene may offer any of the kinds
                 break
-            scene_seed = rng.integers(owned.start, owned.stop)
-            again = part.rehearsed and (number * self._scenes + place) % REHEARSAL == 0
-            kinds = part.rehearsed if again else part.kinds
+            scene_seed = int(rng.integers(owned.start, owned.stop))
+            filmed = place >= stills
             for sight, kind, draft in scene_drafts(
-                int(scene_seed), QUESTIONS, settings=part.scene, kinds=kinds, video_views=part.views
+                scene_seed,
+                QUESTIONS,
+                settings=_VIDEO if filmed else _STILL,
+                kinds=_OF_VIDEOS if filmed else _OF_STILLS,
+                video_views=VIDEO_VIEWS if place % 2 else _FEW_VIEWS,
             ):
                 asked.append(kind)
                 for region in draft.objects:
                     for index in draft.views:
-                        key = (int(scene_seed), region, index)
+                        key = (scene_seed, region, index)
                         if key not in known:
                             known[key] = len(known)
                             seen.append((sight, region, index))
@@ -122,6 +119,7 @@ class ReadingBatches(Dataset[ReadingBatch]):
                 start, rate = draft.views[0], sight.scene.rate_hz
                 times = [(index - start) / rate for index in draft.views]
                 since += times * len(draft.objects)
+                runs.append(len(times) * len(draft.objects))
                 of_regions = [[None] if len(times) == 1 else times for _ in draft.objects]
                 rows.append(
                     text_row(
@@ -133,15 +131,35 @@ class ReadingBatches(Dataset[ReadingBatch]):
                         draft.lesson,
                     )
                 )
-        facts = Facts.of(seen)
-        facts = facts.alone() if part.alone else facts
-        return ReadingBatch(TextRows.padded(rows), views, facts, torch.tensor(since), asked)
+        return ReadingBatch(TextRows.padded(rows), views, Facts.of(seen), torch.tensor(since), asked, runs)
+
+
+class NewQuestions(Dataset["ReadingBatch | None"]):
+    """The batches of a run by its steps: every few steps one, in between none."""
+
+    def __init__(self, batches: ReadingBatches) -> None:
+        """Of these."""
+        self._batches = batches
+
+    def __getitem__(self, number: int) -> ReadingBatch | None:
+        """What joins the bank before step ``number``."""
+        return None if number % _AGAIN else self._batches[number // _AGAIN]
 
 
 def reading_loss(network: PixelReferNetwork, signs: Signs, batch: ReadingBatch) -> AnswerLoss:
     """Of the answers, given signs in the places of object tokens."""
     tokens = signs(batch.facts)[batch.views]
     return embedded_loss(network, place_tokens(network, batch.rows.ids, tokens), batch.rows)
+
+
+def settle_words(language: Qwen2ForCausalLM) -> None:
+    """Lets the embeddings of words stay as they are.
+
+    Object tokens speak these words. While they go on moving, by some hundredths of themselves a step, what
+    has been learned about tokens has to be learned again: once words stayed, the loss of answers fell by
+    more in 40 steps than in 300 before.
+    """
+    language.model.embed_tokens.requires_grad_(False)
 
 
 def share_right(result: AnswerLoss, kinds: Sequence[str]) -> dict[str, float]:
@@ -157,75 +175,79 @@ def share_right(result: AnswerLoss, kinds: Sequence[str]) -> dict[str, float]:
     return {kind: sum(of_kind[kind]) / len(of_kind[kind]) for kind in OFFERED if kind in of_kind}
 
 
-def teach_reading(
-    network: PixelReferNetwork,
-    folder: Path,
-    out: Path,
-    settings: LanguageSettings,
-    course: Course,
-    steps: int,
-) -> bool:
-    """Runs a course, or goes on with it where the folder holds its state.
+def teach_reading(network: PixelReferNetwork, folder: Path, out: Path, settings: LanguageSettings) -> bool:
+    """Runs the stage, or goes on with it where the folder holds its state.
 
     Args:
         network: on its device; its language model is taught.
         folder: of the checkpoint, for its tokenizer.
-        out: folder of the log, the state, and the signs of a course before this one.
+        out: folder of the log and the state.
         settings: of the whole run.
-        course: what is taught.
-        steps: of it.
 
     Returns:
         Whether it is finished; False when the minutes ended first.
     """
-    readings = Readings.load(network, out) or Readings.new(network, seed=settings.seed)
-    signs, changes = readings.signs, readings.changes
-    signs.requires_grad_(not course.settled)
-    # The state holds the vision encoder too: it has learned to see, and a stopped run begins from the state.
-    learner = nn.ModuleDict(
-        {"vision": network.vision, "language": network.language, "signs": signs, "changes": changes}
+    readings = Readings.new(network, tokenizer_of(folder), seed=settings.seed)
+    taught = nn.ModuleDict(
+        {
+            "language": network.language,
+            "signs": readings.signs,
+            "sides": readings.sides,
+            "comparisons": readings.comparisons,
+        }
     )
+    bank = QuestionBank()
+    # The state holds the vision encoder too: it has learned to see, and a stopped run begins from the state.
+    learner = nn.ModuleDict({"vision": network.vision, "bank": bank, **taught})
     groups = parameter_groups(
-        {course.rate * settings.reading_rate: [network.language, signs, changes]},
+        {settings.reading_rate: taught.values()},
         weight_decay=settings.weight_decay,
         hidden=[network.language.model.layers],
     )
-    pace = settings.pace(steps, flat=course.flat)
-    loop = Loop(course.name, learner, groups, out, pace)
+    steps = settings.reading_steps
+    loop = Loop(STAGE, learner, groups, out, settings.pace(steps, flat=_FLAT))
     loop.resume()
 
-    def batches(scenes: int, split: Split = "train", of: int = 0) -> ReadingBatches:
-        return ReadingBatches(
-            folder, network.config, seed=settings.seed, scenes=scenes, split=split, course=course, steps=of
-        )
+    def batches(scenes: tuple[int, int], split: Split = "train") -> ReadingBatches:
+        return ReadingBatches(folder, network.config, seed=settings.seed, scenes=scenes, split=split)
 
     watched = batches(WATCHED, "val")
 
-    def learn(batch: ReadingBatch) -> dict[str, Tensor | float]:
+    def losses(batch: ReadingBatch) -> tuple[AnswerLoss, Tensor, float]:
+        result = reading_loss(network, readings.signs, batch)
+        return result, *readings.loss(result, batch.facts[batch.views], batch.times)
+
+    def learn(new: ReadingBatch | None) -> dict[str, Tensor | float]:
+        if loop.step >= _WORDS_LEARN * steps:
+            settle_words(network.language)
+            readings.signs.requires_grad_(False)
+        if new is None and not len(bank):  # a run that goes on
+            new = batches(settings.reading_scenes)[loop.step // _AGAIN]
+        if new is not None:
+            bank.add(new)
+        batch = bank.draw(np.random.default_rng([settings.seed, 29, loop.step]), _TOKENS)
         with mixed_precision(network.device, bf16=settings.bf16):
-            result = reading_loss(network, signs, batch)
-        loss, right = course.answered * result.loss, result.right / result.answers
-        if not course.compared:
-            return {"loss": loss, "right": right}
-        off = readings.loss_of_changes(result.late, batch.facts, batch.views, batch.times)
-        return {"loss": loss + course.compared * off, "right": right, "changes": off}
+            result, off, named = losses(batch)
+        bank.answered(batch.kinds, result.mistakes, result.lengths)
+        right = result.right / result.answers
+        return {"loss": result.loss + off, "right": right, "named": named, "off": off.detach()}
 
     @torch.inference_mode()
     def validate(_: int) -> dict[str, float]:
         batch = watched[0]
-        result = reading_loss(network, signs, batch)
-        off = readings.loss_of_changes(result.late, batch.facts, batch.views, batch.times)
+        result, off, named = losses(batch)
         return {
             "loss": float(result.loss),
             "right": result.right / result.answers,
-            "changes": float(off),
+            "named": named,
+            "off": float(off),
             **share_right(result, batch.kinds),
         }
 
     with contextlib.suppress(KeyboardInterrupt):  # the state is saved below: the run can go on
         loop.run(
             loader(
-                batches(settings.reading_scenes, of=steps),
+                NewQuestions(batches(settings.reading_scenes)),
                 range(loop.step, steps),
                 workers=settings.workers,
             ),

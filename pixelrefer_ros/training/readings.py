@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,66 +10,77 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pixelrefer_ros.model import PixelReferNetwork
-from pixelrefer_ros.training.changes import ChangeHeads, Changes
-from pixelrefer_ros.training.signs import Facts, Signs
+from pixelrefer_ros.model import ChatTokenizer, PixelReferNetwork
+from pixelrefer_ros.training.comparison_heads import ComparisonHeads
+from pixelrefer_ros.training.language_loss import AnswerLoss
+from pixelrefer_ros.training.object_facts import Facts
+from pixelrefer_ros.training.runs import Runs
+from pixelrefer_ros.training.side_heads import SideHeads
+from pixelrefer_ros.training.signs import Signs
 
-SIGNS, CHANGES = "signs.safetensors", "changes.safetensors"
+SIGNS, SIDES, COMPARISONS = "signs.safetensors", "side_heads.safetensors", "comparison_heads.safetensors"
 """Files beside the state."""
-OF_CHANGES = 0.3
-"""Their weight beside answers."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Readings:
-    """Both are left out of the checkpoint.
+    """All are left out of the checkpoint.
 
     Attributes:
         signs: stand in place of object tokens.
-        changes: of the hidden states of the last layers.
+        sides: read the hidden states of object tokens after two layers.
+        comparisons: read those of each object's last token after the last layer but one.
     """
 
     signs: Signs
-    changes: ChangeHeads
+    sides: SideHeads
+    comparisons: ComparisonHeads
 
     @classmethod
-    def new(cls, network: PixelReferNetwork, *, seed: int) -> Readings:
-        """With random weights, on the network's device."""
-        width = network.config.language.hidden_size
+    def new(cls, network: PixelReferNetwork, tokenizer: ChatTokenizer | None, *, seed: int) -> Readings:
+        """With random weights, on the network's device; with a tokenizer, signs speak the network's words."""
+        width, count = network.config.language.hidden_size, network.config.mask_num
+        embedding = network.language.model.embed_tokens
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            signs, changes = Signs(width, network.config.mask_num), ChangeHeads(width)
-        return cls(signs.to(network.device), changes.to(network.device))
+            signs = Signs(width, count) if tokenizer is None else Signs.speaking(embedding, count, tokenizer)
+            readings = cls(signs, SideHeads(width, count), ComparisonHeads(width))
+        for part in (readings.signs, readings.sides, readings.comparisons):
+            part.to(network.device)
+        return readings
 
     @classmethod
     def load(cls, network: PixelReferNetwork, folder: Path) -> Readings | None:
-        """Those that a course left in a folder; None where none was finished."""
+        """Those that reading left in a folder; None where it was not finished."""
         if not (folder / SIGNS).exists():
             return None
-        readings = cls.new(network, seed=0)
+        readings = cls.new(network, None, seed=0)
         readings.signs.load(folder / SIGNS)
-        readings.changes.load_state_dict(load_file(folder / CHANGES))
+        readings.sides.load_state_dict(load_file(folder / SIDES))
+        readings.comparisons.load_state_dict(load_file(folder / COMPARISONS))
         return readings
 
     def save(self, folder: Path) -> None:
         """Writes them as safetensors."""
         self.signs.save(folder / SIGNS)
-        save_file(self.changes.state_dict(), folder / CHANGES)
+        save_file(self.sides.state_dict(), folder / SIDES)
+        save_file(self.comparisons.state_dict(), folder / COMPARISONS)
 
     def frozen(self) -> Readings:
         """The same, to be learned from."""
-        self.signs.requires_grad_(False)
-        self.changes.requires_grad_(False)
+        for part in (self.signs.settled(), self.sides, self.comparisons):
+            part.requires_grad_(False)
         return self
 
-    def loss_of_changes(self, late: Tensor, facts: Facts, views: Sequence[int], times: Tensor) -> Tensor:
-        """How wrongly changes are read, a scalar.
+    def loss(self, result: AnswerLoss, facts: Facts, times: Tensor) -> tuple[Tensor, float]:
+        """How wrongly neighbours and comparisons are read, and `SideHeads`' share; of P runs.
 
         Args:
-            late: (2, P, D), see `AnswerLoss`.
-            facts: of V views.
-            views: (P,) which of them each is.
-            times: (P,) float32, s since the first view of the same object.
+            result: of the prompts that hold them.
+            facts: of each run's view, in reading order.
+            times: (P,) float32, s since the first view of the same object in the prompt.
         """
-        off: Tensor = self.changes(late, Changes.of(facts[list(views)], times))
-        return off
+        runs = Runs.of(result.rows_of_runs, times)
+        lost, named = self.sides(result.early, facts, ~runs.filmed)
+        lost = lost + self.comparisons(result.late, facts, runs)
+        return lost, named

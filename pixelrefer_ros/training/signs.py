@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signs: object tokens made from what is true of an object, instead of from its picture."""
+"""Signs: object tokens made from what is true of an object, instead of from its picture.
+
+They speak the language model's own words: what an object is, is said by the embeddings of those words, and
+who is on a side by the same embeddings turned by a matrix of that side. What the language model has found out
+about one word then holds for the others, and on every side.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -13,86 +18,99 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pixelrefer_ros.training.world import COLORS, NOTHING, SHAPES, SURFACES, TURNS, Sight, neighbors
+from pixelrefer_ros.model import ChatTokenizer
+from pixelrefer_ros.training.object_facts import SIDES, WHO, Facts
+from pixelrefer_ros.training.world import BOARD, COLORS, NOTHING, SIZES, SURFACES
 
-_WHO = (*COLORS, *SHAPES)
-_SIDES = ("left", "right", "above", "below", "next", "front", "behind")
-OWN = 3
-"""Columns of what an object is; the others are of who is around."""
-COLUMNS = (len(SHAPES), len(COLORS), len(SURFACES), *(len(_WHO) + 3 for _ in _SIDES for _ in range(2)))
-UNCLEAR, EMPTY = 0, 1
-"""In such a column: it cannot be said who is there, or nobody is."""
-_MEASURES = 4
-_WAVES = (1.0, 2.0, 4.0, 8.0)  # half periods of a share from 0 to 1: near values differ in the fast ones
-_STD, _STD_OF_SIDES, _NOISE = 0.2, 0.15, 0.2
+WORDS = (NOTHING, *BOARD.split(), *WHO, *SURFACES)
+"""What signs are made of."""
+
+_LOUD = 0.2  # deviation of each number of a word
+_OF_SIDES = 0.75  # who is around is many more words: each is a little quieter than what the object itself is
+_OF_MEASURES = 0.7
+_NOISE = 0.1
+_WAVES = (1.0, 2.0, 4.0)  # half periods of a share from 0 to 1: near values differ in the fast ones
+_MEASURES = 26
+_CELLS = 3  # across and down a frame, as in the names of places
 _MISREAD = 0.05  # its weight beside the distance
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Facts:
-    """What is true of V objects in a frame each.
-
-    Attributes:
-        named: (V, columns) int64: shape, colour and surface, then who is on each side, two words each.
-        measured: (V, 5) float32: the middle (x, y) and the diameter as shares of the frame; the visible
-            share; the angle in radians, times the shape's `TURNS`: the same where it looks the same.
-    """
-
-    named: Tensor
-    measured: Tensor
-
-    @classmethod
-    def of(cls, views: Iterable[tuple[Sight, int, int]]) -> Facts:
-        """Of objects by what can be seen, their numbers and frames; at least one."""
-        seen = list(views)
-        named = torch.tensor([_named(*view) for view in seen])
-        return cls(named, torch.tensor([_measured(*view) for view in seen]))
-
-    @classmethod
-    def joined(cls, parts: Sequence[Facts]) -> Facts:
-        """Of the objects of all of them, in order."""
-        return cls(torch.cat([part.named for part in parts]), torch.cat([part.measured for part in parts]))
-
-    def __getitem__(self, views: list[int]) -> Facts:
-        """Of some of them, each as often as it is named."""
-        return Facts(self.named[views], self.measured[views])
-
-    @property
-    def somebody(self) -> Tensor:
-        """(V, columns) bool: where the column is of a side, and somebody is there."""
-        around = torch.arange(self.named.shape[1]) >= OWN
-        return around & (self.named != UNCLEAR) & (self.named != EMPTY)
-
-    def alone(self) -> Facts:
-        """The same, but it is unclear who is around."""
-        own = torch.arange(self.named.shape[1]) < OWN
-        return Facts(torch.where(own, self.named, UNCLEAR), self.measured)
+_LIMITS = [(below + above) / 2 for (_, below), (above, _) in pairwise(SIZES.values())]
+"""Diameters between two words for a size."""
 
 
 class Signs(nn.Module):
-    """Learned embeddings of facts, summed."""
+    """Words of what is true, and measures, summed."""
+
+    words: Tensor
 
     def __init__(self, width: int, count: int) -> None:
         """For a language model ``width`` wide; ``count`` tokens of each object in a frame."""
         super().__init__()
         self._count = count
-        self.named = nn.ModuleList(nn.Embedding(size, width) for size in COLUMNS)
-        self.measured = nn.Linear(2 * (_MEASURES * len(_WAVES) + 1), width)
-        for place, table in enumerate(self.named):
-            # Who is around is many more columns: each is a little quieter than what the object itself is.
-            std = _STD if place < OWN else _STD_OF_SIDES
-            nn.init.normal_(table.weight, std=std)  # type: ignore[arg-type] # an embedding's
+        self._spoken: tuple[nn.Embedding, Tensor, float] | None = None
+        apart = nn.init.orthogonal_(torch.empty(max(width, _MEASURES + 12), width)) * _LOUD * math.sqrt(width)
+        self.register_buffer("words", _LOUD * torch.randn(len(WORDS), width))
+        turned = [nn.init.orthogonal_(torch.empty(width, width)) for _ in SIDES]
+        self.sides = nn.Parameter(_OF_SIDES * torch.stack(turned))
+        self.unclear = nn.Parameter(torch.zeros(len(SIDES), width))
+        self.cell = nn.Parameter(apart[: _CELLS**2].clone())
+        self.size = nn.Parameter(apart[9:12].clone())
+        self.measured = nn.Parameter(_OF_MEASURES * apart[12 : 12 + _MEASURES])
+
+    @classmethod
+    def speaking(cls, embedding: nn.Embedding, count: int, tokenizer: ChatTokenizer) -> Signs:
+        """Of a language model's own words, with which they change until they are `settled`."""
+        signs = cls(embedding.embedding_dim, count)
+        tokens = [tokenizer.encode([(f" {word}", False)]) for word in WORDS]
+        shares = torch.zeros(len(WORDS), embedding.num_embeddings)
+        for place, own in enumerate(tokens):
+            for token in own:
+                shares[place, token] += 1 / len(own)
+        loudness = _LOUD / float(embedding.weight.detach().std())
+        signs._spoken = embedding, shares.to(embedding.weight.device), loudness
+        return signs
+
+    def settled(self) -> Signs:
+        """The same, whose words no longer change with the language model's."""
+        self.words = self._words().detach().clone()
+        self._spoken = None
+        return self
+
+    def _words(self) -> Tensor:
+        if self._spoken is None:
+            return self.words
+        embedding, shares, loudness = self._spoken
+        return loudness * (shares @ embedding.weight)
+
+    def _tables(self) -> list[Tensor]:
+        """(values, D) of each column of `Facts.named`."""
+        words = self._words()
+        who = words[3 : 3 + len(WHO)]
+        colors, shapes = who[: len(COLORS)], who[len(COLORS) :]
+        tables = [shapes, colors, words[3 + len(WHO) :]]
+        nothing, gray, board = words[:3]
+        silent = torch.zeros_like(nothing)
+        for turned, unclear in zip(self.sides, self.unclear, strict=True):
+            first, second = torch.stack([nothing, gray]) @ turned, torch.stack([silent, board]) @ turned
+            said = who @ turned
+            tables.append(torch.cat([unclear[None], first, said]))
+            tables.append(torch.cat([silent[None], second, said]))
+        return tables
 
     def meaning(self, facts: Facts) -> Tensor:
         """(V, D) float32: what an object's tokens all say."""
-        device = self.measured.weight.device
-        shares, angle = facts.measured.to(device).split([_MEASURES, 1], dim=1)
-        waves = torch.cat(
-            [(math.pi * shares[:, :, None] * shares.new_tensor(_WAVES)).flatten(1), angle], dim=1
-        )
-        said: Tensor = self.measured(torch.cat([waves.sin(), waves.cos()], dim=1))
-        for table, column in zip(self.named, facts.named.to(device).unbind(dim=1), strict=True):
-            said = said + table(column)
+        device = self.sides.device
+        x, y, diameter, visible, angle = facts.measured.to(device).unbind(dim=1)
+        across, down = ((share * _CELLS).long().clamp(0, _CELLS - 1) for share in (x, y))
+        size = torch.bucketize(diameter.contiguous(), diameter.new_tensor(_LIMITS))
+        large = diameter.log() + 1.6  # about 0 in the middle
+        shares = torch.stack([x, y, large], dim=1)
+        waves = (math.pi * shares[:, :, None] * shares.new_tensor(_WAVES)).flatten(1)
+        turns = torch.stack([angle, 2 * angle], dim=1)
+        plain = torch.stack([4 * (x - 0.5), 4 * (y - 0.5), 1.5 * large, 2 * (visible - 0.8)], dim=1)
+        measures = torch.cat([plain, waves.sin(), waves.cos(), turns.sin(), turns.cos()], dim=1)
+        said = measures @ self.measured + self.cell[_CELLS * down + across] + self.size[size]
+        for table, column in zip(self._tables(), facts.named.to(device).unbind(dim=1), strict=True):
+            said = said + table[column]
         return said
 
     def forward(self, facts: Facts) -> Tensor:
@@ -121,7 +139,7 @@ class Signs(nn.Module):
             facts: of the same V objects.
 
         Returns:
-            (V, columns) int64, like ``facts.named``.
+            (V, columns) int64, like ``facts.named`` wherever something is `Facts.told`.
         """
         return torch.stack([near.argmax(dim=1) for near in self._nearness(tokens, facts)], dim=1)
 
@@ -130,12 +148,11 @@ class Signs(nn.Module):
 
         The distance alone is least for tokens that say a little of everything that might be true.
         """
-        named = facts.named.to(tokens.device)
+        named, told = facts.named.to(tokens.device), facts.told.to(tokens.device)
         lost = tokens.new_zeros(())
         for column, near in enumerate(self._nearness(tokens, facts)):
-            truth = named[:, column]
-            clear = truth != UNCLEAR if column >= OWN else torch.ones_like(truth, dtype=torch.bool)
-            lost = lost + F.cross_entropy(near[clear], truth[clear], reduction="sum")
+            clear = told[:, column]
+            lost = lost + F.cross_entropy(near[clear], named[clear, column], reduction="sum")
         return lost / len(named)
 
     def missed(self, tokens: Tensor, facts: Facts) -> tuple[Tensor, Tensor]:
@@ -146,42 +163,15 @@ class Signs(nn.Module):
     def _nearness(self, tokens: Tensor, facts: Facts) -> Iterator[Tensor]:
         """(V, values) of each column: half the squared distance to each value's sign, negative."""
         off = tokens.mean(dim=1) - self.meaning(facts)
-        for table, truth in zip(self.named, facts.named.to(off.device).unbind(dim=1), strict=True):
-            weight: Tensor = table.weight  # type: ignore[assignment] # an embedding's
-            yield -torch.cdist(off + weight[truth], weight).square() / 2
+        for table, truth in zip(self._tables(), facts.named.to(off.device).unbind(dim=1), strict=True):
+            yield -torch.cdist(off + table[truth], table).square() / 2
 
     def save(self, path: Path) -> None:
-        """Writes the embeddings as safetensors."""
-        save_file(self.state_dict(), path)
+        """Writes them as safetensors, with the words as they are now."""
+        save_file(self.state_dict() | {"words": self._words().detach().clone()}, path)
 
     def load(self, path: Path) -> Signs:
-        """Takes up embeddings that were saved."""
+        """Takes up signs that were saved; they are settled."""
+        self._spoken = None
         self.load_state_dict(load_file(path))
         return self
-
-
-def _named(sight: Sight, number: int, index: int) -> list[int]:
-    it = sight.scene.objects[number].combination
-    own = [SHAPES.index(it.shape), list(COLORS).index(it.color), SURFACES.index(it.surface)]
-    around = neighbors(sight, number, index)
-    for side in _SIDES:
-        words = (around[side] or "unclear").split()
-        own += [_word(words[0]), _word(words[-1])]
-    return own
-
-
-def _measured(sight: Sight, number: int, index: int) -> list[float]:
-    scene = sight.scene
-    x, y = sight.center(number, index)
-    return [
-        x / scene.width,
-        y / scene.height,
-        scene.diameter(number, index),
-        float(sight.shares[index, number]),
-        TURNS[scene.objects[number].combination.shape] * scene.pose(number, index).angle,
-    ]
-
-
-def _word(word: str) -> int:
-    """0 to 2: unclear, nothing, a board; then colours and shapes."""
-    return 3 + _WHO.index(word) if word in _WHO else {"unclear": UNCLEAR, NOTHING: EMPTY}.get(word, 2)

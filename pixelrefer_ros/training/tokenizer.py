@@ -12,24 +12,28 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from pixelrefer_ros.training.world import REGION, SceneSettings, scene_seeds, scene_texts
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<REGION>")
-VOCABULARY = 768
+VOCABULARY = 1024
 
-# Qwen2's own rule for what is a word before bytes are merged: part of the format, as the chat tokens are.
-_QWEN2_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+# Qwen2's own rule for what is a word before bytes are merged, but for numbers: there each digit is one, and
+# "Time 0.5:" six tokens, of which a video has eight. Here a number with its decimals may become one.
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+| ?\p{N}+(?:\.\p{N}+)?"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _SCENES, _QUESTIONS = 80, 16
+_TIMES_SHOWN = 4
 _FRAMES_OF_TEXT = SceneSettings(frames=16, size=(320, 240))
 
 
 def world_text(seed: int) -> Iterator[str]:
     """Questions and answers of training scenes, as the prompt holds them; no picture is drawn for them."""
-    yield "user\n[Time 0.0:,Time 1.5:]\nassistant\n"
+    for _ in range(_TIMES_SHOWN):  # so often that every time of a clip becomes one token
+        for tenths in range(64):
+            yield from (" [Time 0.0:", f",Time {tenths / 10}:", "]", "\nassistant\n", " nothing")
     for scene_seed in scene_seeds("train", seed, _SCENES):
         for question, answer in scene_texts(scene_seed, _QUESTIONS, settings=_FRAMES_OF_TEXT):
-            # Where <region> stands, the model sees [<REGION>...]: the brackets are tokens of their own.
-            yield "user\n" + question.replace(REGION, "[]")
+            # Where <region> stands, the model sees [<REGION>...]: no token reaches across it.
+            yield from f"user\n{question}".replace(REGION, f"[{REGION}]").split(REGION)
             yield answer
 
 
@@ -50,7 +54,7 @@ def write_tokenizer(folder: Path, text: Iterable[str], *, vocabulary: int = VOCA
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_QWEN2_WORDS), behavior="isolated"),
+            pre_tokenizers.Split(Regex(_WORDS), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

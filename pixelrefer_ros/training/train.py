@@ -13,7 +13,7 @@ from pixelrefer_ros.errors import ParameterError
 DEVICES = ("auto", "cpu", "cuda")
 
 
-_PREPARING = ("attribute", "frame", "side", "pose", "reading", "asking", "comparing", "telling", "infusion")
+_PREPARING = ("attribute", "frame", "side", "reading", "infusion")
 """Stages before the paper's two, as their options are called."""
 
 
@@ -41,37 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--side-steps",
         type=int,
         metavar="STEPS",
-        help="after that, to teach it who is beside whom; 0 leaves it out",
-    )
-    language.add_argument(
-        "--pose-steps",
-        type=int,
-        metavar="STEPS",
-        help="after that, to teach it how large objects are, and how turned; 0 leaves it out",
+        help="after that, to teach it who is beside whom, and sizes and angles; 0 leaves it out",
     )
     language.add_argument(
         "--reading-steps",
         type=int,
         metavar="STEPS",
         help="after that, to teach a new language model the world's language; 0 leaves it out",
-    )
-    language.add_argument(
-        "--asking-steps",
-        type=int,
-        metavar="STEPS",
-        help="after that, to teach it single questions; 0 leaves it out",
-    )
-    language.add_argument(
-        "--comparing-steps",
-        type=int,
-        metavar="STEPS",
-        help="after that, to teach it to compare an object's frames; 0 leaves it out",
-    )
-    language.add_argument(
-        "--telling-steps",
-        type=int,
-        metavar="STEPS",
-        help="after that, to teach it long answers, and more of videos; 0 leaves it out",
     )
     language.add_argument(
         "--infusion-steps",

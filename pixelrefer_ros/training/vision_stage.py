@@ -4,18 +4,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from transformers import VideoLlama3VisionModel
 
 from pixelrefer_ros.model import PixelReferNetwork
-from pixelrefer_ros.training.data import repeated
 from pixelrefer_ros.training.language_settings import LanguageSettings
 from pixelrefer_ros.training.loop import Loop, Pace, parameter_groups
 
@@ -48,13 +46,12 @@ def teach_vision(
     new_heads: Callable[[int], Heads],
     losses: Losses[Heads, Shown],
     *,
-    batches: Dataset[Shown],
+    batches: Callable[[range], Iterator[Shown]],
     watched: Shown | None,
     out: Path,
     settings: LanguageSettings,
     pace: Pace,
     after: str = "",
-    shown: int = 1,
 ) -> bool:
     """Runs a stage, or goes on with it where the folder holds its state.
 
@@ -63,13 +60,12 @@ def teach_vision(
         network: on its device; its vision encoder is taught.
         new_heads: the readings of an encoder so many wide.
         losses: of a batch.
-        batches: one for each step.
+        batches: of the steps that are left, one for each.
         watched: a batch of validation scenes; None where nothing is watched.
         out: folder of the log and the state.
         settings: of the whole run.
         pace: of the stage.
         after: the stage whose readings it goes on with, where that has been run.
-        shown: how often each batch is, at most.
 
     Returns:
         Whether it is finished; False when the minutes ended first.
@@ -90,7 +86,7 @@ def teach_vision(
     loop.resume()
     with contextlib.suppress(KeyboardInterrupt):  # the state is saved below: the run can go on
         loop.run(
-            repeated(batches, range(loop.step, pace.steps), shown=shown, workers=settings.workers),
+            batches(range(loop.step, pace.steps)),
             lambda batch: losses(network.vision, heads, batch, bf16=settings.bf16),
             None if watched is None else lambda _: scores(losses, network.vision, heads, watched),
         )

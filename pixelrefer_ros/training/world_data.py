@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from pixelrefer_ros.model import ChatTokenizer, PixelReferConfig
 from pixelrefer_ros.training.checkpoints import tokenizer_of
 from pixelrefer_ros.training.data import Batch, make_batch
-from pixelrefer_ros.training.signs import Facts
+from pixelrefer_ros.training.object_facts import Facts
 from pixelrefer_ros.training.stages import Stage
 from pixelrefer_ros.training.world import (
     SEED_RANGES,

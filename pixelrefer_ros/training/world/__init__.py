@@ -21,6 +21,7 @@ from pixelrefer_ros.training.world.sight import Sight
 from pixelrefer_ros.training.world.splits import SEED_RANGES, SEEN, UNSEEN, Split, scene_seeds, split_of
 from pixelrefer_ros.training.world.surroundings import NOTHING, neighbors
 from pixelrefer_ros.training.world.vocabulary import (
+    BOARD,
     COLORS,
     COMBINATIONS,
     MOTIONS,
@@ -32,6 +33,7 @@ from pixelrefer_ros.training.world.vocabulary import (
 )
 
 __all__ = [
+    "BOARD",
     "COLORS",
     "COMBINATIONS",
     "EPOCH_NS",

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Questions that were drawn, asked again as often as their kind is still answered wrongly.
+
+Kinds of questions differ by far in how many of them it takes. Asked evenly, most of a step goes to what is
+known; one after the other by a plan, what was learned first is forgotten.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pixelrefer_ros.training.object_facts import Facts
+from pixelrefer_ros.training.text_rows import TextRow, TextRows
+from pixelrefer_ros.training.world import KINDS, LESSONS, OFFERED
+
+_KEPT = 1500  # questions of a kind
+_REMEMBERED = 0.97  # of how wrong a kind was, from one answer to the next
+_ALWAYS = 0.06  # so much is added to it: nothing is forgotten
+_OF_LESSONS = 2.0  # one that is guessed has half of its words right
+_LESSON_WEIGHT = 1.6
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ReadingBatch:
+    """B questions about V views, an object in a frame each.
+
+    Attributes:
+        rows: of prompts and answers.
+        views: (P,) the view at each ``<REGION>`` run, in reading order.
+        facts: of the V views.
+        times: (P,) float32, s since the first view of the same object in the question.
+        kinds: (B,) of the questions.
+        runs: (B,) how many runs each question has.
+    """
+
+    rows: TextRows
+    views: list[int]
+    facts: Facts
+    times: Tensor
+    kinds: list[str]
+    runs: list[int]
+
+
+class _Question(NamedTuple):
+    row: TextRow
+    facts: Facts
+    times: Tensor
+
+
+class QuestionBank(nn.Module):
+    """Questions by kind, and how wrong the answers to each kind are; the latter is part of its state."""
+
+    wrong: Tensor
+
+    def __init__(self) -> None:
+        """Empty."""
+        super().__init__()
+        self._questions: dict[str, deque[_Question]] = {}
+        self._next: dict[str, int] = {}
+        self.register_buffer("wrong", torch.ones(len(OFFERED)))
+
+    def add(self, batch: ReadingBatch) -> None:
+        """Takes up its questions; the oldest of too many are forgotten."""
+        first = 0
+        for place, (kind, runs) in enumerate(zip(batch.kinds, batch.runs, strict=True)):
+            length = int(batch.rows.length[place])
+            row = TextRow(batch.rows.ids[place, :length].tolist(), batch.rows.labels[place, :length].tolist())
+            chosen = batch.facts[batch.views[first : first + runs]]
+            times = batch.times[first : first + runs].clone()
+            self._questions.setdefault(kind, deque(maxlen=_KEPT)).append(_Question(row, chosen, times))
+            first += runs
+
+    def __len__(self) -> int:
+        """Questions kept."""
+        return sum(map(len, self._questions.values()))
+
+    def draw(self, rng: np.random.Generator, tokens: int) -> ReadingBatch:
+        """Questions until they have so many tokens, by how wrong their kinds are; the bank is not empty.
+
+        Those of a kind come in turn, and a kind whose questions are long comes less often.
+        """
+        kinds = [kind for kind in OFFERED if kind in self._questions]
+        wrong = dict(zip(OFFERED, self.wrong.tolist(), strict=True))
+        weights = np.array([(_ALWAYS + wrong[kind]) * _weight(kind) for kind in kinds])
+        lengths = [np.mean([len(q.row.ids) for q in list(self._questions[kind])[:50]]) for kind in kinds]
+        weights = weights / np.sqrt(lengths)
+        asked: list[str] = []
+        questions: list[_Question] = []
+        while sum(len(question.row.ids) for question in questions) < tokens:
+            kind = kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
+            turn = self._next.get(kind, 0) % len(self._questions[kind])
+            self._next[kind] = turn + 1
+            asked.append(kind)
+            questions.append(self._questions[kind][turn])
+        return ReadingBatch(
+            rows=TextRows.padded([question.row for question in questions]),
+            views=list(range(sum(len(question.times) for question in questions))),
+            facts=Facts.joined([question.facts for question in questions]),
+            times=torch.cat([question.times for question in questions]),
+            kinds=asked,
+            runs=[len(question.times) for question in questions],
+        )
+
+    def answered(self, kinds: Sequence[str], mistakes: Tensor, lengths: Tensor) -> None:
+        """Notes how wrong answers were: (B,) tokens that are not the likeliest, of (B,) tokens."""
+        places = {kind: place for place, kind in enumerate(OFFERED)}
+        for kind, missed, length in zip(kinds, mistakes.tolist(), lengths.tolist(), strict=True):
+            share = min(1.0, _OF_LESSONS * missed / length) if kind in LESSONS else float(missed > 0)
+            self.wrong[places[kind]].mul_(_REMEMBERED).add_((1 - _REMEMBERED) * share)
+
+
+def _weight(kind: str) -> float:
+    return float(KINDS[kind].weight ** 0.5) if kind in KINDS else _LESSON_WEIGHT

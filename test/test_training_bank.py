@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bank of questions: what is still answered wrongly is asked more often, and nothing is mixed up."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from pixelrefer_ros.training.checkpoints import new_network
+from pixelrefer_ros.training.question_bank import QuestionBank
+from pixelrefer_ros.training.reading import NewQuestions, ReadingBatches
+from pixelrefer_ros.training.world import OFFERED
+
+
+@pytest.fixture(scope="module")
+def network(micro_folder):
+    return new_network(micro_folder, seed=0)
+
+
+@pytest.fixture(scope="module")
+def batch(micro_folder, network):
+    return ReadingBatches(micro_folder, network.config, seed=2, scenes=(2, 1))[0]
+
+
+def asked(bank: QuestionBank, rounds: int = 40) -> Counter[str]:
+    return Counter(kind for n in range(rounds) for kind in bank.draw(np.random.default_rng(n), 400).kinds)
+
+
+def test_a_drawn_question_keeps_its_words_its_facts_and_its_times(batch, network):
+    bank = QuestionBank()
+    bank.add(batch)
+    assert len(bank) == len(batch.kinds)
+    given = {}
+    first = 0
+    for place, runs in enumerate(batch.runs):
+        length = int(batch.rows.length[place])
+        own = batch.views[first : first + runs]
+        given[tuple(batch.rows.ids[place, :length].tolist())] = (
+            batch.kinds[place],
+            batch.facts[own].named,
+            batch.times[first : first + runs],
+        )
+        first += runs
+    drawn = bank.draw(np.random.default_rng(0), 2000)
+    assert drawn.rows.length.sum() >= 2000
+    assert int((drawn.rows.ids == network.config.region_token_id).sum()) == len(drawn.views) * (
+        network.config.mask_num
+    )
+    first = 0
+    for place, runs in enumerate(drawn.runs):
+        ids = tuple(drawn.rows.ids[place, : int(drawn.rows.length[place])].tolist())
+        kind, named, times = given[ids]
+        own = drawn.views[first : first + runs]
+        assert drawn.kinds[place] == kind
+        assert torch.equal(drawn.facts[own].named, named)
+        assert torch.equal(drawn.times[first : first + runs], times)
+        first += runs
+
+
+def test_what_is_answered_wrongly_is_asked_more_often(batch):
+    bank = QuestionBank()
+    bank.add(batch)
+    kind, other = (name for name, _ in Counter(batch.kinds).most_common(2))
+    before = asked(bank)
+    for name in OFFERED:
+        if name != kind:
+            right = torch.zeros(200, dtype=torch.long)
+            bank.answered([name] * 200, right, right + 3)
+    after = asked(bank)
+    assert after[kind] > 2 * before[kind]
+    assert 0 < after[other] < before[other], "what is known is asked now and then"
+
+
+def test_how_wrong_kinds_are_goes_on_with_a_stopped_run():
+    bank, again = QuestionBank(), QuestionBank()
+    bank.answered(["color"] * 30, torch.zeros(30), torch.ones(30))
+    again.load_state_dict(bank.state_dict())
+    assert torch.equal(again.wrong, bank.wrong)
+    assert float(bank.wrong[list(OFFERED).index("color")]) < 0.5 < float(bank.wrong[-1])
+
+
+def test_new_questions_join_every_few_steps(micro_folder, network):
+    new = NewQuestions(ReadingBatches(micro_folder, network.config, seed=0, scenes=(1, 0)))
+    assert [number for number in range(7) if new[number] is not None] == [0, 3, 6]
