@@ -22,9 +22,8 @@ from torch import Tensor, nn
 from pixelrefer_ros.model import PATCH, ObjectCrop, ObjectEncoder, PixelReferNetwork, crops
 from pixelrefer_ros.model.crops import GLOBAL_SIDE
 from pixelrefer_ros.model.object_encoder import HEADS
-from pixelrefer_ros.training import infusion, language, language_loss
+from pixelrefer_ros.training import language, language_loss
 from pixelrefer_ros.training.checkpoints import Sizes, new_network
-from pixelrefer_ros.training.infusion_start import begin_infusion
 
 TOKEN_NUMBERS = (1, 8, 16, 32)
 """Of Table 7."""
@@ -70,13 +69,6 @@ def mask_weights(_network: PixelReferNetwork, regions: list[ObjectCrop], feature
         covered = cv2.resize(canvas, (_GRID, _GRID), interpolation=cv2.INTER_AREA).ravel()
         weights.append(covered / covered.sum())
     return torch.from_numpy(np.stack(weights))[:, None].to(features[0])
-
-
-def begin_pooled(
-    encoder: ObjectEncoder, weights: Tensor, local: Tensor, whole: Tensor, *others: Tensor
-) -> None:
-    """What every encoder begins with, see `begin_infusion`, for one that is given weights (V, 1, 576)."""
-    begin_infusion(encoder, weights @ whole, local, whole, *others)
 
 
 def pooling(network: PixelReferNetwork) -> PixelReferNetwork:
@@ -151,10 +143,7 @@ VARIANTS = {
             "mask pooling instead of SAOT",
             tokens=1,
             change=pooling,
-            replaced=(
-                (language_loss, "region_tokens", mask_weights),
-                (infusion, "begin_infusion", begin_pooled),
-            ),
+            replaced=((language_loss, "region_tokens", mask_weights),),
         ),
         Variant("no-expansion", "without expansion of the crop", replaced=((crops, "PADDING", 0),)),
         Variant("no-position", "without position", change=without("pos_linear")),

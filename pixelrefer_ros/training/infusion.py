@@ -3,8 +3,8 @@
 
 Who is around an object is in the features of its frame (paper, Algorithm 1: global infusion), at its own
 patches there, which its tokens first have to find among 576. In 400 steps of perception they did not.
-So in a stage of its own object tokens learn to look there, and to be the signs of their objects, beginning
-with what is linear in that (`infusion_start`). The vision
+So in a stage of its own object tokens learn to look there, and to be the signs of their objects; see
+`infusion_start` for how it begins. The vision
 encoder, which knows all of it by now, is used as it is, and what it sees is kept for some steps.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pixelrefer_ros.model import PixelReferNetwork
 from pixelrefer_ros.training.data import loader
-from pixelrefer_ros.training.infusion_start import begin_infusion
+from pixelrefer_ros.training.infusion_start import LEAST_LOOK, begin_infusion
 from pixelrefer_ros.training.infusion_views import Infused, InfusionBatches, Seen, Views, draw_views
 from pixelrefer_ros.training.language_settings import LanguageSettings
 from pixelrefer_ros.training.loop import Loop, parameter_groups
@@ -34,7 +34,6 @@ _FLAT = 0.3
 _VIEWS = 64  # objects of a step
 _BEFORE_ALL = 1 << 32  # their numbers are none of the steps'
 _LOOKED = 0.3  # weight of the loss beside the distance to signs
-_LEAST = 1e-6  # of an attention of which the logarithm is taken
 
 
 def infusion_losses(signs: Signs, infused: Infused) -> dict[str, Tensor | float]:
@@ -54,7 +53,7 @@ def infusion_losses(signs: Signs, infused: Infused) -> dict[str, Tensor | float]
     there = facts.somebody.to(tokens.device)
     loss, unlike = signs.missed(tokens, facts)
     return {
-        "loss": loss - _LOOKED * (looked_at + _LEAST).log().mean(),
+        "loss": loss - _LOOKED * (looked_at + LEAST_LOOK).log().mean(),
         "unlike": unlike,
         "looked": looked_at.detach().mean(),
         "own": float(right[:, :OWN].float().mean()),
@@ -97,9 +96,7 @@ def teach_infusion(network: PixelReferNetwork, out: Path, settings: LanguageSett
     if not loop.step:
         for number in range(settings.infusion_first):
             seen.see(batches.draw(_BEFORE_ALL + number))
-        given = seen.inputs()
-        meant, middles = signs.meaning(given.facts), given.facts.measured[:, :2].to(given.tokens.device)
-        begin_infusion(network.object_encoder, *given[:4], meant, middles)
+        begin_infusion(network.object_encoder, seen, signs, seed=settings.seed)
 
     def learn(batch: Views | None) -> dict[str, Tensor | float]:
         if batch is None and not seen:  # a run that goes on

@@ -1,96 +1,88 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a new object encoder begins: what is linear in it is solved for, not learned step by step.
+"""Where a new object encoder begins: it looks at its object, and what is linear from there is solved for.
 
-Global infusion (paper, Algorithm 1) has to find an object's own patches among 576, by where they are, and to
-hand on what they say, which a vision encoder that has learned who is around says there linearly. So the
-places that tokens and patches speak of, and the signs that an object's own patches stand for, are found by
-ridge regression over some objects, and written into the weights; the rest of the stage learns on from there.
+Global infusion (paper, Algorithm 1) has to find an object's own patches among 576, and to hand on what they
+say, which a vision encoder that has learned who is around says there linearly. To look is learned first and
+alone, in few and quick steps; values are handed on as they are; and what to make of them is found by ridge
+regression over some thousand objects. The stage learns on from there.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pixelrefer_ros.model import ObjectEncoder
+from pixelrefer_ros.training.infusion_views import Seen
+from pixelrefer_ros.training.loop import parameter_groups
+from pixelrefer_ros.training.muon import Muon
+from pixelrefer_ros.training.signs import Signs
 
-_TOGETHER = 128  # objects whose attention is computed at once
-_FOR_PLACES = 512  # objects: the patches of their frames are some hundred thousand
+LEAST_LOOK = 1e-6
+"""Of an attention of which the logarithm is taken."""
+_LED, _LED_RATE = 100, 1e-2
+_VIEWS = 64  # objects of such a step
+_TOGETHER = 128  # objects whose tokens are computed at once
 _RIDGE = 1e-2  # of the mean square of what is regressed on
-_NEAR = 0.04  # how far from a place patches still count: a deviation, as share of the frame
 _LOUD = 2.0  # what the frame says over what the object's own crop says
 _QUIET = 0.1  # of random weights that are kept
-_LINEAR = 0.02  # of a step through GELU that stays almost linear
+_LINEAR = 0.02  # likewise, in the layers that are solved for
 
 
-@torch.no_grad()
-def begin_infusion(
-    encoder: ObjectEncoder,
-    tokens: Tensor,
-    local: Tensor,
-    whole: Tensor,
-    own: Tensor,
-    meant: Tensor,
-    middles: Tensor,
-) -> None:
-    """Sets an encoder's weights by what is linear.
+def begin_infusion(encoder: ObjectEncoder, seen: Seen, signs: Signs, *, seed: int) -> None:
+    """Leads its attention, then solves for its projection.
 
     Args:
         encoder: with random weights.
-        tokens: T_R (V, n, D_v) of some thousand objects, see `ObjectEncoder.infuse`.
-        local: F_l (V, 256, D_v).
-        whole: F_g (V, 576, D_v).
-        own: (V, 576) bool, each object's own patches in its frame.
-        meant: (V, D) what the sign of each says; see `Signs.meaning`.
-        middles: (V, 2) of each, as shares of the frame.
+        seen: some thousand objects, through it.
+        signs: what its tokens are to be.
+        seed: of which objects are shown when.
     """
-    attention = encoder.fusion_attention_local
-    attention.out_proj.weight.mul_(_QUIET)
-    around = [
-        attention(encoder.ln_local(some), context, context, need_weights=False)[0]
-        for some, context in zip(tokens.split(_TOGETHER), local.split(_TOGETHER), strict=True)
-    ]
-    tokens = tokens + torch.cat(around)
-    few = slice(_FOR_PLACES)
-    places = _places(whole[few], own[few], middles[few])
-    _look_there(encoder, tokens[few], whole[few], places, middles[few])
-    seen = [
-        encoder.fusion_attention_global(encoder.ln_global(some), frames, frames, need_weights=False)[0]
-        for some, frames in zip(tokens.split(_TOGETHER), whole.split(_TOGETHER), strict=True)
-    ]
-    weights, bias = _ridge((tokens + torch.cat(seen)).flatten(0, 1), _repeated(meant, tokens))
-    _pass_linearly(encoder.feat_linear, weights, bias)
+    hand_on(encoder)
+    lead(encoder, seen, seed=seed)
+    project(encoder, seen, signs)
 
 
-def _places(whole: Tensor, own: Tensor, middles: Tensor) -> Tensor:
-    """(V, 576, 2): where each patch is; an object's own patches are at its middle."""
-    side = round(whole.shape[1] ** 0.5)
-    along = (torch.arange(side, device=whole.device) + 0.5) / side
-    grid = torch.stack(torch.meshgrid(along, along, indexing="xy"), dim=-1).flatten(0, 1)
-    return torch.where(own[..., None], middles[:, None], grid)
-
-
-def _look_there(
-    encoder: ObjectEncoder, tokens: Tensor, whole: Tensor, places: Tensor, middles: Tensor
-) -> None:
-    """Lets every head look where a token's object is: by minus the squared distance of the places."""
-    attention = encoder.fusion_attention_global
-    width, heads = attention.embed_dim, attention.num_heads
-    depth = width // heads
-    of_token, token_bias = _ridge(encoder.ln_global(tokens).flatten(0, 1), _repeated(middles, tokens))
-    squared = torch.cat([places, places.square().sum(dim=2, keepdim=True)], dim=2)
-    of_patch, patch_bias = _ridge(whole.flatten(0, 1), squared.flatten(0, 1))
-    scale = depth**0.5 / (2 * _NEAR**2)
-    rows = attention.in_proj_weight.unflatten(0, (3, heads, depth))
-    biases = attention.in_proj_bias.unflatten(0, (3, heads, depth))
-    rows[:2] *= _QUIET
-    rows[0, :, :2], biases[0, :, :2] = 2 * scale * of_token, 2 * scale * token_bias
-    rows[0, :, 2], biases[0, :, 2] = 0.0, -scale
-    rows[1, :, :3], biases[1, :, :3] = of_patch, patch_bias
-    rows[2] = torch.eye(width, device=rows.device).unflatten(0, (heads, depth))
-    biases[2] = 0.0
+@torch.no_grad()
+def hand_on(encoder: ObjectEncoder) -> None:
+    """Lets global attention hand on what it looks at, loudly, and local attention be quiet at first."""
+    attention, width = encoder.fusion_attention_global, encoder.pos_linear.out_features
+    attention.in_proj_weight[2 * width :] = torch.eye(width)
     attention.out_proj.weight.copy_(_LOUD * torch.eye(width))
-    attention.out_proj.bias.zero_()
+    encoder.fusion_attention_local.out_proj.weight.mul_(_QUIET)
+
+
+def lead(encoder: ObjectEncoder, seen: Seen, *, seed: int, steps: int = _LED) -> None:
+    """Teaches tokens to look at their object's own patches in the frame, and nothing else."""
+    groups = parameter_groups({_LED_RATE: [encoder]}, weight_decay=0.0, hidden=[encoder])
+    plain = [{"params": group["params"], "lr": group["lr"]} for group in groups if "muon" not in group]
+    turned = [{"params": group["params"], "lr": group["lr"]} for group in groups if "muon" in group]
+    optimizers = [torch.optim.AdamW(plain, weight_decay=0.0), Muon(turned, weight_decay=0.0)]
+    for step in range(steps):
+        looked = seen.some(np.random.default_rng([seed, 31, step]), _VIEWS).looked_at
+        if not looked.requires_grad:  # there is no attention to lead
+            return
+        encoder.zero_grad()
+        (looked + LEAST_LOOK).log().mean().neg().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+
+
+@torch.no_grad()
+def project(encoder: ObjectEncoder, seen: Seen, signs: Signs) -> None:
+    """Sets the projection to the linear map that is nearest to signs."""
+    given = seen.inputs()
+    infused: list[Tensor] = []
+    hook = encoder.feat_linear.register_forward_pre_hook(lambda _, inputs: infused.append(inputs[0]))
+    try:
+        for parts in zip(*(part.split(_TOGETHER) for part in given[:3]), strict=True):
+            encoder.infuse(*parts)
+    finally:
+        hook.remove()
+    tokens = torch.cat(infused)
+    meant = signs.meaning(given.facts).repeat_interleave(tokens.shape[1], dim=0)
+    _pass_linearly(encoder.feat_linear, *_ridge(tokens.flatten(0, 1), meant))
 
 
 def _pass_linearly(layers: nn.Sequential, weights: Tensor, bias: Tensor) -> None:
@@ -107,16 +99,11 @@ def _pass_linearly(layers: nn.Sequential, weights: Tensor, bias: Tensor) -> None
     second.bias.copy_(bias)
 
 
-def _repeated(values: Tensor, tokens: Tensor) -> Tensor:
-    """(V n, ...): each object's values (V, ...) for each of its tokens (V, n, D)."""
-    return values.repeat_interleave(tokens.shape[1], dim=0)
-
-
 def _ridge(given: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
     """Weights (wanted's width, given's width) and bias of a regression."""
     mean, goal = given.mean(dim=0), wanted.mean(dim=0)
     centered = (given - mean).double()
     square = centered.T @ centered
-    penalty = _RIDGE * square.diagonal().mean() * torch.eye(len(square), dtype=square.dtype)
+    penalty = _RIDGE * square.diagonal().mean() * torch.eye(len(square)).to(square)
     weights = torch.linalg.solve(square + penalty, centered.T @ (wanted - goal).double()).T.to(given.dtype)
     return weights, goal - weights @ mean

@@ -33,6 +33,7 @@ _WAVES = (1.0, 2.0, 4.0)  # half periods of a share from 0 to 1: near values dif
 _MEASURES = 26
 _CELLS = 3  # across and down a frame, as in the names of places
 _MISREAD = 0.05  # its weight beside the distance
+_APART = 6.0  # by which logits of a column's values differ on average where all is said as it is meant
 _LIMITS = [(below + above) / 2 for (_, below), (above, _) in pairwise(SIZES.values())]
 """Diameters between two words for a size."""
 
@@ -150,9 +151,13 @@ class Signs(nn.Module):
         """
         named, told = facts.named.to(tokens.device), facts.told.to(tokens.device)
         lost = tokens.new_zeros(())
-        for column, near in enumerate(self._nearness(tokens, facts)):
+        for column, (near, table) in enumerate(
+            zip(self._nearness(tokens, facts), self._tables(), strict=True)
+        ):
             clear = told[:, column]
-            lost = lost + F.cross_entropy(near[clear], named[clear, column], reduction="sum")
+            # However loud signs have become in reading: a logit is half a squared distance.
+            scale = 2 * _APART / torch.pdist(table.detach()).square().mean()
+            lost = lost + F.cross_entropy(scale * near[clear], named[clear, column], reduction="sum")
         return lost / len(named)
 
     def missed(self, tokens: Tensor, facts: Facts) -> tuple[Tensor, Tensor]:
