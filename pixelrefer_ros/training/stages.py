@@ -20,9 +20,9 @@ class Stage:
         moments: frames of a scene that pictures are taken from; see `scene_examples`.
         lessons: kinds of `LESSONS` beside them.
         stills: share of the batches whose scenes are one picture, for half of the cost.
-        aligned: weight of what object tokens and the language model's last layers learn beside the
-            answers: to say what the language model has learned to read, see `Signs`, and how an object
-            differs from its first frame, see `ChangeHeads`.
+        aligned: weight of what is learned beside the answers: object tokens to say what the language model
+            has learned to read, see `Signs`, and its hidden states to tell who is around and how objects
+            differ, see `SideHeads` and `ComparisonHeads`.
     """
 
     name: str
