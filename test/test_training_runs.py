@@ -31,7 +31,8 @@ from pixelrefer_ros.training.language import (
     train_language,
 )
 from pixelrefer_ros.training.language_loss import answer_loss
-from pixelrefer_ros.training.loop import Loop, Pace, parameter_groups, read_progress
+from pixelrefer_ros.training.loop import Loop, Pace, read_progress
+from pixelrefer_ros.training.optimizers import parameter_groups
 from pixelrefer_ros.training.scoring import ask
 from pixelrefer_ros.training.stages import Stage
 from pixelrefer_ros.training.validation import SCORE, KeptBest, WorldValidation

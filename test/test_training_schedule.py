@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import get_cosine_schedule_with_warmup
 
-from pixelrefer_ros.training.loop import LOG, Loop, Pace, parameter_groups
+from pixelrefer_ros.training.loop import LOG, Loop, Pace
+from pixelrefer_ros.training.optimizers import parameter_groups
 
 STEPS, HIGHEST = 200, 0.01
 

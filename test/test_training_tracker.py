@@ -17,7 +17,8 @@ from pixelrefer_ros.tracking.checkpoint import load_sam2
 from pixelrefer_ros.tracking.components import ImageEncoder
 from pixelrefer_ros.tracking.pixels import normalise
 from pixelrefer_ros.tracking.states import StateRules
-from pixelrefer_ros.training.loop import Loop, Pace, parameter_groups
+from pixelrefer_ros.training.loop import Loop, Pace
+from pixelrefer_ros.training.optimizers import parameter_groups
 from pixelrefer_ros.training.scoring.tracks import first_frame, region_of
 from pixelrefer_ros.training.tracker import (
     TrackerSettings,

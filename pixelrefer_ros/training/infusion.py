@@ -22,8 +22,9 @@ from pixelrefer_ros.training.data import loader
 from pixelrefer_ros.training.infusion_start import LEAST_LOOK, begin_infusion
 from pixelrefer_ros.training.infusion_views import Infused, InfusionBatches, Seen, Views, draw_views
 from pixelrefer_ros.training.language_settings import LanguageSettings
-from pixelrefer_ros.training.loop import Loop, parameter_groups
+from pixelrefer_ros.training.loop import Loop
 from pixelrefer_ros.training.object_facts import OWN
+from pixelrefer_ros.training.optimizers import parameter_groups
 from pixelrefer_ros.training.readings import Readings
 from pixelrefer_ros.training.signs import Signs
 from pixelrefer_ros.training.world import scene_seeds

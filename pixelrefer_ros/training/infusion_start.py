@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from pixelrefer_ros.model import ObjectEncoder
 from pixelrefer_ros.training.infusion_views import Seen
-from pixelrefer_ros.training.loop import parameter_groups
-from pixelrefer_ros.training.muon import Muon
+from pixelrefer_ros.training.optimizers import optimizers_of, parameter_groups
 from pixelrefer_ros.training.signs import Signs
 
 LEAST_LOOK = 1e-6
@@ -56,9 +55,7 @@ def hand_on(encoder: ObjectEncoder) -> None:
 def lead(encoder: ObjectEncoder, seen: Seen, *, seed: int, steps: int = _LED) -> None:
     """Teaches tokens to look at their object's own patches in the frame, and nothing else."""
     groups = parameter_groups({_LED_RATE: [encoder]}, weight_decay=0.0, hidden=[encoder])
-    plain = [{"params": group["params"], "lr": group["lr"]} for group in groups if "muon" not in group]
-    turned = [{"params": group["params"], "lr": group["lr"]} for group in groups if "muon" in group]
-    optimizers = [torch.optim.AdamW(plain, weight_decay=0.0), Muon(turned, weight_decay=0.0)]
+    optimizers = optimizers_of(groups)
     for step in range(steps):
         looked = seen.some(np.random.default_rng([seed, 31, step]), _VIEWS).looked_at
         if not looked.requires_grad:  # there is no attention to lead

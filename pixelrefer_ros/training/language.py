@@ -38,8 +38,9 @@ from pixelrefer_ros.training.language_settings import (
     LanguageSettings,
     Rates,
 )
-from pixelrefer_ros.training.loop import Loop, parameter_groups, read_progress
+from pixelrefer_ros.training.loop import Loop, read_progress
 from pixelrefer_ros.training.lora import add_low_rank, merge_low_rank
+from pixelrefer_ros.training.optimizers import parameter_groups
 from pixelrefer_ros.training.precision import mixed_precision
 from pixelrefer_ros.training.readings import Readings
 from pixelrefer_ros.training.record_data import RecordBatches, held_back
@@ -107,8 +108,7 @@ def train_language(out: Path, settings: LanguageSettings) -> bool:
     for place, (stage, steps, rates) in enumerate(stages):
         if place < done or not steps:
             continue
-        settled = readings is not None
-        loop = _stage_loop(learner, rates, stage, state, settings, steps, settled=settled)
+        loop = _stage_loop(learner, rates, stage, state, settings, steps, settled=readings is not None)
         loop.resume()
         data = _data(network, source, out, stage, place, settings)
         kept = _kept_best(network, source, out, stage, settings, data.validation)

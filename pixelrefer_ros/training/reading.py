@@ -29,8 +29,9 @@ from pixelrefer_ros.training.checkpoints import tokenizer_of
 from pixelrefer_ros.training.data import loader
 from pixelrefer_ros.training.language_loss import AnswerLoss, embedded_loss, place_tokens
 from pixelrefer_ros.training.language_settings import LanguageSettings
-from pixelrefer_ros.training.loop import Loop, parameter_groups
+from pixelrefer_ros.training.loop import Loop
 from pixelrefer_ros.training.object_facts import Facts
+from pixelrefer_ros.training.optimizers import parameter_groups
 from pixelrefer_ros.training.precision import mixed_precision
 from pixelrefer_ros.training.question_bank import QuestionBank, ReadingBatch
 from pixelrefer_ros.training.readings import Readings

@@ -16,7 +16,8 @@ from transformers import Sam2VideoModel
 from pixelrefer_ros.tracking import load_sam2
 from pixelrefer_ros.training.data import loader
 from pixelrefer_ros.training.language_settings import RECIPE, TRAINING
-from pixelrefer_ros.training.loop import Loop, Pace, parameter_groups, read_progress
+from pixelrefer_ros.training.loop import Loop, Pace, read_progress
+from pixelrefer_ros.training.optimizers import parameter_groups
 from pixelrefer_ros.training.precision import mixed_precision
 from pixelrefer_ros.training.tracker_clips import ClipBatches, Clips
 from pixelrefer_ros.training.tracker_loss import Follower

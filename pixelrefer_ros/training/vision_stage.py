@@ -15,7 +15,8 @@ from transformers import VideoLlama3VisionModel
 
 from pixelrefer_ros.model import PixelReferNetwork
 from pixelrefer_ros.training.language_settings import LanguageSettings
-from pixelrefer_ros.training.loop import Loop, Pace, parameter_groups
+from pixelrefer_ros.training.loop import Loop, Pace
+from pixelrefer_ros.training.optimizers import parameter_groups
 
 _HEADS = "{}_heads.safetensors"
 
