@@ -63,6 +63,7 @@ _AGAIN = 3  # steps of which one draws new questions
 _TOKENS = 2600  # of a step
 _FLAT = 0.6
 _WORDS_LEARN = 0.3  # share of the steps after which embeddings, and so signs, stay as they are
+_OF_READINGS = 0.15  # their weight from then on: as loud as answers for longer, they hold answers back
 
 
 class ReadingBatches(Dataset[ReadingBatch]):
@@ -219,7 +220,8 @@ def teach_reading(network: PixelReferNetwork, folder: Path, out: Path, settings:
         return result, *readings.loss(result, batch.facts[batch.views], batch.times)
 
     def learn(new: ReadingBatch | None) -> dict[str, Tensor | float]:
-        if loop.step >= _WORDS_LEARN * steps:
+        settled = loop.step >= _WORDS_LEARN * steps
+        if settled:
             settle_words(network.language)
             readings.signs.requires_grad_(False)
         if new is None and not len(bank):  # a run that goes on
@@ -231,7 +233,8 @@ def teach_reading(network: PixelReferNetwork, folder: Path, out: Path, settings:
             result, off, named = losses(batch)
         bank.answered(batch.kinds, result.mistakes, result.lengths)
         right = result.right / result.answers
-        return {"loss": result.loss + off, "right": right, "named": named, "off": off.detach()}
+        weight = _OF_READINGS if settled else 1.0
+        return {"loss": result.loss + weight * off, "right": right, "named": named, "off": off.detach()}
 
     @torch.inference_mode()
     def validate(_: int) -> dict[str, float]:
