@@ -4,8 +4,8 @@
 Who is around an object is in the features of its frame (paper, Algorithm 1: global infusion), at its own
 patches there, which its tokens first have to find among 576. In 400 steps of perception they did not.
 So in a stage of its own object tokens learn to look there, and to be the signs of their objects; see
-`infusion_start` for how it begins. The vision
-encoder, which knows all of it by now, is used as it is, and what it sees is kept for some steps.
+`infusion_start` for how it begins. The vision encoder, which knows all of it by now, is used as it is, and
+what it sees is kept for some steps.
 """
 
 from __future__ import annotations
