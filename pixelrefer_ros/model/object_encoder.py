@@ -64,13 +64,17 @@ class ObjectEncoder(nn.Module):
         Returns:
             (K, n, D) object tokens.
         """
+        projected: torch.Tensor = self.feat_linear(self.fuse(tokens, local, whole))
+        return projected
+
+    def fuse(self, tokens: torch.Tensor, local: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+        """Algorithm 1 alone, (K, n, D_v): what is projected; arguments as of `infuse`."""
         whole = whole.expand(tokens.shape[0], -1, -1)
         query = self.ln_local(tokens)
         tokens = tokens + self.fusion_attention_local(query, local, local, need_weights=False)[0]
         query = self.ln_global(tokens)
-        tokens = tokens + self.fusion_attention_global(query, whole, whole, need_weights=False)[0]
-        projected: torch.Tensor = self.feat_linear(tokens)
-        return projected
+        fused: torch.Tensor = self.fusion_attention_global(query, whole, whole, need_weights=False)[0]
+        return tokens + fused
 
     def forward(
         self,

@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Teaches a new object encoder to find in pictures what the language model has learned to read.
+"""Teaches a new language model to read what a new object encoder finds in pictures.
 
 Who is around an object is in the features of its frame (paper, Algorithm 1: global infusion), at its own
-patches there, which its tokens first have to find among 576. In 400 steps of perception they did not.
-So in a stage of its own object tokens learn to look there, and to be the signs of their objects; see
-`infusion_start` for how it begins. The vision encoder, which knows all of it by now, is used as it is, and
-what it sees is kept for some steps.
+patches there, which its tokens first have to find among 576; see `infusion_start` for how that begins, and
+how tokens begin near to signs. Beyond that, signs are no goal: from them the language model has learned to
+compare, choose and say yes or no, and now it learns from answers, together with the projection, to read what
+the vision encoder really says. Object tokens that were taught to be near to signs did it for the scenes they
+were taught on, not for others.
+
+Vision encoder, infusion and words stay as they are in this stage. So what is projected is kept with each
+question, and a question costs no more than in `reading`.
 """
 
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,55 +23,48 @@ import torch
 from torch import Tensor, nn
 
 from pixelrefer_ros.model import PixelReferNetwork
+from pixelrefer_ros.training.asked import Asked
 from pixelrefer_ros.training.data import loader
-from pixelrefer_ros.training.infusion_start import LEAST_LOOK, begin_infusion
-from pixelrefer_ros.training.infusion_views import Infused, InfusionBatches, Seen, Views, draw_views
+from pixelrefer_ros.training.infusion_start import begin_infusion
+from pixelrefer_ros.training.infusion_views import Shown, ShownBatches, fused, see
+from pixelrefer_ros.training.language_loss import AnswerLoss, embedded_loss, place_tokens
 from pixelrefer_ros.training.language_settings import LanguageSettings
 from pixelrefer_ros.training.loop import Loop
-from pixelrefer_ros.training.object_facts import OWN
 from pixelrefer_ros.training.optimizers import parameter_groups
+from pixelrefer_ros.training.precision import mixed_precision
+from pixelrefer_ros.training.question_bank import QuestionBank
+from pixelrefer_ros.training.reading import OF_READINGS, TOKENS, settle_words, share_right
 from pixelrefer_ros.training.readings import Readings
-from pixelrefer_ros.training.signs import Signs
-from pixelrefer_ros.training.world import scene_seeds
 
 STAGE = "infusion"
-_WATCHED = 40  # validation scenes
-_FLAT = 0.3
-_VIEWS = 64  # objects of a step
+_WATCHED = 60  # validation scenes
+_NEW_EVERY = 4  # steps
+_FLAT = 0.5
 _BEFORE_ALL = 1 << 32  # their numbers are none of the steps'
-_LOOKED = 0.3  # weight of the loss beside the distance to signs
 
 
-def infusion_losses(signs: Signs, infused: Infused) -> dict[str, Tensor | float]:
-    """How far object tokens are from signs, and how much of them is understood.
+def projected_loss(network: PixelReferNetwork, batch: Asked) -> AnswerLoss:
+    """Of the answers; gradients reach the projection.
 
     Args:
-        signs: what they are to be.
-        infused: the tokens.
+        network: to be taught.
+        batch: with what the object encoder projects of each view.
 
-    Returns:
-        "loss"; "unlike", see `Signs.unlikeness`; "looked", the mean share of attention on own patches; "own",
-        the share of shapes, colours and surfaces that the nearest sign names rightly; "around", likewise the
-        words of who is on a side, where somebody is.
+    Raises:
+        ValueError: it is of no pictures.
     """
-    tokens, looked_at, facts = infused
-    right = signs.read(tokens, facts) == facts.named.to(tokens.device)
-    there = facts.somebody.to(tokens.device)
-    loss, unlike = signs.missed(tokens, facts)
-    return {
-        "loss": loss - _LOOKED * (looked_at + LEAST_LOOK).log().mean(),
-        "unlike": unlike,
-        "looked": looked_at.detach().mean(),
-        "own": float(right[:, :OWN].float().mean()),
-        "around": float(right[there].float().mean()) if there.any() else 0.0,
-    }
+    if batch.fused is None:
+        raise ValueError("the questions are of no pictures: there is nothing to project")
+    tokens = network.object_encoder.feat_linear(batch.fused.to(network.device).float())[batch.views]
+    return embedded_loss(network, place_tokens(network, batch.rows.ids, tokens), batch.rows)
 
 
-def teach_infusion(network: PixelReferNetwork, out: Path, settings: LanguageSettings) -> bool:
+def teach_infusion(network: PixelReferNetwork, folder: Path, out: Path, settings: LanguageSettings) -> bool:
     """Runs the stage, or goes on with it where the folder holds its state.
 
     Args:
-        network: on its device; its object encoder is taught.
+        network: on its device; its language model and its projection are taught.
+        folder: of the checkpoint, for its tokenizer.
         out: folder of the log, the state, and the signs that the language model reads.
         settings: of the whole run.
 
@@ -77,45 +75,92 @@ def teach_infusion(network: PixelReferNetwork, out: Path, settings: LanguageSett
     readings = Readings.load(network, out)
     if readings is None:
         return True
-    signs = readings.frozen().signs
+    encoder, language = network.object_encoder, network.language
+    readings.signs.settled().requires_grad_(False)
+    settle_words(language)
+    taught = nn.ModuleDict(
+        {
+            "projection": encoder.feat_linear,
+            "layers": language.model,
+            "sides": readings.sides,
+            "comparisons": readings.comparisons,
+        }
+    )
+    bank = QuestionBank()
     # The state holds what was learned before, too: a stopped run begins from it.
     learner = nn.ModuleDict(
-        {"vision": network.vision, "object_encoder": network.object_encoder, "language": network.language}
+        {
+            "vision": network.vision,
+            "object_encoder": encoder,
+            "language": language,
+            "sides": readings.sides,
+            "comparisons": readings.comparisons,
+            "bank": bank,
+        }
     )
     groups = parameter_groups(
-        {settings.infusion_rate: [network.object_encoder]},
+        {settings.infusion_rate: taught.values()},
         weight_decay=settings.weight_decay,
-        hidden=[network.object_encoder],
+        hidden=[encoder.feat_linear, language.model.layers],
     )
-    loop = Loop(STAGE, learner, groups, out, settings.pace(settings.infusion_steps, flat=_FLAT))
+    steps = settings.infusion_steps
+    loop = Loop(STAGE, learner, groups, out, settings.pace(steps, flat=_FLAT))
     loop.resume()
-    seen, watched = (Seen(network, bf16=settings.bf16) for _ in range(2))
-    if settings.validate_every:
-        watched.see(draw_views(scene_seeds("val", settings.seed, _WATCHED), network.config))
-    batches = InfusionBatches(network.config, seed=settings.seed, scenes=settings.infusion_scenes)
+    batches = ShownBatches(
+        folder, network.config, seed=settings.seed, scenes=settings.infusion_scenes, every=_NEW_EVERY
+    )
 
+    def keep(shown: Shown) -> Asked:
+        return _projected(network, shown, bf16=settings.bf16)
+
+    first = [batches.draw(_BEFORE_ALL + number) for number in range(settings.infusion_first)]
     if not loop.step:
-        for number in range(settings.infusion_first):
-            seen.see(batches.draw(_BEFORE_ALL + number))
-        begin_infusion(network.object_encoder, seen, signs, seed=settings.seed)
+        seen = [see(network, shown, bf16=settings.bf16) for shown in first]
+        begin_infusion(encoder, seen, readings.signs, seed=settings.seed)
+    for shown in first:
+        bank.add(keep(shown))
+    first.clear()
+    watched: list[Asked] = []
+    if settings.validate_every:
+        scenes = ShownBatches(folder, network.config, seed=settings.seed, scenes=_WATCHED, split="val")
+        watched.append(keep(scenes.draw(0)))
 
-    def learn(batch: Views | None) -> dict[str, Tensor | float]:
-        if batch is None and not seen:  # a run that goes on
-            batch = batches.draw(loop.step)
-        if batch is not None:
-            seen.see(batch)
-        rng = np.random.default_rng([settings.seed, 23, loop.step])
-        return infusion_losses(signs, seen.some(rng, _VIEWS))
+    def losses(batch: Asked) -> tuple[AnswerLoss, Tensor, float]:
+        with mixed_precision(network.device, bf16=settings.bf16):
+            result = projected_loss(network, batch)
+            return result, *readings.loss(result, batch.facts[batch.views], batch.times)
+
+    def learn(shown: Shown | None) -> dict[str, Tensor | float]:
+        if shown is not None:
+            bank.add(keep(shown))
+        batch = bank.draw(np.random.default_rng([settings.seed, 23, loop.step]), TOKENS)
+        result, off, named = losses(batch)
+        bank.answered(batch.kinds, result.mistakes, result.lengths)
+        right = result.right / result.answers
+        return {"loss": result.loss + OF_READINGS * off, "right": right, "named": named, "off": off.detach()}
 
     @torch.inference_mode()
     def validate(_: int) -> dict[str, float]:
-        return {name: float(value) for name, value in infusion_losses(signs, watched.every()).items()}
+        [batch] = watched
+        result, off, named = losses(batch)
+        right = result.right / result.answers
+        return {"loss": float(result.loss), "right": right, "named": named, "off": float(off)} | share_right(
+            result, batch.kinds
+        )
 
     with contextlib.suppress(KeyboardInterrupt):  # the state is saved below: the run can go on
         loop.run(
-            loader(batches, range(loop.step, settings.infusion_steps), workers=settings.workers),
+            loader(batches, range(loop.step, steps), workers=settings.workers),
             learn,
-            validate if settings.validate_every else None,
+            validate if watched else None,
         )
     loop.save()
+    if loop.finished:
+        readings.save(out)
     return loop.finished
+
+
+def _projected(network: PixelReferNetwork, shown: Shown, *, bf16: bool) -> Asked:
+    """Its questions, with what the object encoder projects of each view."""
+    tokens = fused(network.object_encoder, see(network, shown, bf16=bf16))
+    return replace(shown.asked, fused=tokens.cpu())

@@ -28,7 +28,7 @@ from pixelrefer_ros.training.checkpoints import (
     write_network,
 )
 from pixelrefer_ros.training.data import Batch, repeated
-from pixelrefer_ros.training.language_loss import keep_features, told_loss, view_tokens
+from pixelrefer_ros.training.language_loss import answer_loss, keep_features
 from pixelrefer_ros.training.language_settings import (
     FINE_TUNING,
     FROM_NOTHING,
@@ -139,7 +139,7 @@ def _prepared(network: PixelReferNetwork, source: Path, state: Path, settings: L
         frames.STAGE: (settings.frame_steps, partial(frames.teach_frames, network, state)),
         sides.STAGE: (settings.side_steps, partial(sides.teach_sides, network, state)),
         reading.STAGE: (settings.reading_steps, partial(reading.teach_reading, network, source, state)),
-        infusion.STAGE: (settings.infusion_steps, partial(infusion.teach_infusion, network, state)),
+        infusion.STAGE: (settings.infusion_steps, partial(infusion.teach_infusion, network, source, state)),
     }
     progress = read_progress(state)
     at = progress["stage"] if progress else attributes.STAGE
@@ -157,20 +157,18 @@ def losses(
 ) -> Mapping[str, Tensor | float]:
     """The loss of a batch, and the share of its answers that are right, for the log.
 
-    With readings, and a batch that says what is true of its objects, how far tokens are from signs and how
-    wrongly neighbours and comparisons are read are added, by weight.
+    With readings, and a batch that says what is true of its objects, how wrongly neighbours and comparisons
+    are read is added, by weight.
     """
     with mixed_precision(network.device, bf16=bf16):
         if not any(parameter.requires_grad for parameter in network.vision.parameters()):
             keep_features(network, batch)
-        tokens = view_tokens(network, batch)
-        result = told_loss(network, batch, tokens)
+        result = answer_loss(network, batch)
     found: dict[str, Tensor | float] = {"loss": result.loss, "right": result.right / result.answers}
     if readings is not None and batch.facts is not None:
-        missed, unlike = readings.signs.missed(tokens.float(), batch.facts)
         off, named = readings.loss(result, batch.facts[batch.views], batch.times)
-        found["loss"] = result.loss + weight * (missed + off)
-        found |= {"unlike": unlike, "named": named, "off": off.detach()}
+        found["loss"] = result.loss + weight * off
+        found |= {"named": named, "off": off.detach()}
     return found
 
 

@@ -64,12 +64,7 @@ class AnswerLoss:
 
 def answer_loss(network: PixelReferNetwork, batch: Batch) -> AnswerLoss:
     """Cross-entropy of the answers given prompts and regions (paper, Sec. 6.1: both stages train so)."""
-    return told_loss(network, batch, view_tokens(network, batch))
-
-
-def told_loss(network: PixelReferNetwork, batch: Batch, tokens: Tensor) -> AnswerLoss:
-    """The same given the batch's object tokens (V, n, D)."""
-    return embedded_loss(network, place_tokens(network, batch.rows.ids, tokens[batch.views]), batch.rows)
+    return embedded_loss(network, prompt_embeddings(network, batch), batch.rows)
 
 
 def embedded_loss(network: PixelReferNetwork, embeddings: Tensor, text: TextRows) -> AnswerLoss:

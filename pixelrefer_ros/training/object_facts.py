@@ -51,20 +51,6 @@ class Facts:
         """Of some of them, each as often as it is named."""
         return Facts(self.named[views], self.measured[views])
 
-    @property
-    def somebody(self) -> Tensor:
-        """(V, columns) bool: where the column is of a side, and somebody is there."""
-        around = torch.arange(self.named.shape[1]) >= OWN
-        return around & (self.named != UNCLEAR) & (self.named != EMPTY)
-
-    @property
-    def told(self) -> Tensor:
-        """(V, columns) bool: where a sign says something: nothing of who is unclear, one word of nobody."""
-        told = self.named != UNCLEAR
-        told[:, OWN + 1 :: 2] &= self.named[:, OWN + 1 :: 2] != EMPTY
-        told[:, :OWN] = True
-        return told
-
 
 def _named(sight: Sight, number: int, index: int) -> list[int]:
     it = sight.scene.objects[number].combination

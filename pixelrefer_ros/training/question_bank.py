@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pixelrefer_ros.training.asked import Asked
 from pixelrefer_ros.training.object_facts import Facts
 from pixelrefer_ros.training.text_rows import TextRow, TextRows
 from pixelrefer_ros.training.world import KINDS, LESSONS, OFFERED
@@ -28,31 +28,11 @@ _OF_LESSONS = 2.0  # one that is guessed has half of its words right
 _LESSON_WEIGHT = 1.6
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class ReadingBatch:
-    """B questions about V views, an object in a frame each.
-
-    Attributes:
-        rows: of prompts and answers.
-        views: (P,) the view at each ``<REGION>`` run, in reading order.
-        facts: of the V views.
-        times: (P,) float32, s since the first view of the same object in the question.
-        kinds: (B,) of the questions.
-        runs: (B,) how many runs each question has.
-    """
-
-    rows: TextRows
-    views: list[int]
-    facts: Facts
-    times: Tensor
-    kinds: list[str]
-    runs: list[int]
-
-
 class _Question(NamedTuple):
     row: TextRow
     facts: Facts
     times: Tensor
+    fused: Tensor | None
 
 
 class QuestionBank(nn.Module):
@@ -67,22 +47,24 @@ class QuestionBank(nn.Module):
         self._next: dict[str, int] = {}
         self.register_buffer("wrong", torch.ones(len(OFFERED)))
 
-    def add(self, batch: ReadingBatch) -> None:
+    def add(self, batch: Asked) -> None:
         """Takes up its questions; the oldest of too many are forgotten."""
         first = 0
         for place, (kind, runs) in enumerate(zip(batch.kinds, batch.runs, strict=True)):
             length = int(batch.rows.length[place])
             row = TextRow(batch.rows.ids[place, :length].tolist(), batch.rows.labels[place, :length].tolist())
-            chosen = batch.facts[batch.views[first : first + runs]]
+            views = batch.views[first : first + runs]
             times = batch.times[first : first + runs].clone()
-            self._questions.setdefault(kind, deque(maxlen=_KEPT)).append(_Question(row, chosen, times))
+            fused = None if batch.fused is None else batch.fused[views]
+            question = _Question(row, batch.facts[views], times, fused)
+            self._questions.setdefault(kind, deque(maxlen=_KEPT)).append(question)
             first += runs
 
     def __len__(self) -> int:
         """Questions kept."""
         return sum(map(len, self._questions.values()))
 
-    def draw(self, rng: np.random.Generator, tokens: int) -> ReadingBatch:
+    def draw(self, rng: np.random.Generator, tokens: int) -> Asked:
         """Questions until they have so many tokens, by how wrong their kinds are; the bank is not empty.
 
         Those of a kind come in turn, and a kind whose questions are long comes less often.
@@ -100,13 +82,15 @@ class QuestionBank(nn.Module):
             self._next[kind] = turn + 1
             asked.append(kind)
             questions.append(self._questions[kind][turn])
-        return ReadingBatch(
+        fused = [question.fused for question in questions if question.fused is not None]
+        return Asked(
             rows=TextRows.padded([question.row for question in questions]),
             views=list(range(sum(len(question.times) for question in questions))),
             facts=Facts.joined([question.facts for question in questions]),
             times=torch.cat([question.times for question in questions]),
             kinds=asked,
             runs=[len(question.times) for question in questions],
+            fused=torch.cat(fused) if fused else None,
         )
 
     def answered(self, kinds: Sequence[str], mistakes: Tensor, lengths: Tensor) -> None:

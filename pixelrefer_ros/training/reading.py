@@ -25,23 +25,23 @@ from torch.utils.data import Dataset
 from transformers import Qwen2ForCausalLM
 
 from pixelrefer_ros.model import ChatTokenizer, PixelReferConfig, PixelReferNetwork
+from pixelrefer_ros.training.asked import Asked, ask
 from pixelrefer_ros.training.checkpoints import tokenizer_of
 from pixelrefer_ros.training.data import loader
 from pixelrefer_ros.training.language_loss import AnswerLoss, embedded_loss, place_tokens
 from pixelrefer_ros.training.language_settings import LanguageSettings
 from pixelrefer_ros.training.loop import Loop
-from pixelrefer_ros.training.object_facts import Facts
 from pixelrefer_ros.training.optimizers import parameter_groups
 from pixelrefer_ros.training.precision import mixed_precision
-from pixelrefer_ros.training.question_bank import QuestionBank, ReadingBatch
+from pixelrefer_ros.training.question_bank import QuestionBank
 from pixelrefer_ros.training.readings import Readings
 from pixelrefer_ros.training.signs import Signs
-from pixelrefer_ros.training.text_rows import TextRow, TextRows, text_row
 from pixelrefer_ros.training.world import (
     LESSONS,
     OFFERED,
     SEED_RANGES,
     VIDEO_VIEWS,
+    Draft,
     SceneSettings,
     Sight,
     Split,
@@ -60,13 +60,13 @@ _OF_VIDEOS = tuple(kind for kind in OFFERED if OFFERED[kind].views == "video")
 _OF_STILLS = tuple(kind for kind in OFFERED if OFFERED[kind].views != "video")
 _FEW_VIEWS = (2, 8)  # of every other video: few frames say as much of a motion, and cost less
 _AGAIN = 3  # steps of which one draws new questions
-_TOKENS = 2600  # of a step
+TOKENS = 2600  # of a step
 _FLAT = 0.6
 _WORDS_LEARN = 0.3  # share of the steps after which embeddings, and so signs, stay as they are
-_OF_READINGS = 0.15  # their weight from then on: as loud as answers for longer, they hold answers back
+OF_READINGS = 0.15  # their weight from then on: as loud as answers for longer, they hold answers back
 
 
-class ReadingBatches(Dataset[ReadingBatch]):
+class ReadingBatches(Dataset[Asked]):
     """Batches by number, the same in any process, on any run: every kind of question and lesson."""
 
     def __init__(
@@ -86,69 +86,39 @@ class ReadingBatches(Dataset[ReadingBatch]):
     def _tokenizer(self) -> ChatTokenizer:
         return tokenizer_of(self._folder)
 
-    def __getitem__(self, number: int) -> ReadingBatch:
+    def __getitem__(self, number: int) -> Asked:
         """Measures batch ``number``."""
         owned = SEED_RANGES[self._split]
         rng = np.random.default_rng([self._seed, 11, number])
-        known: dict[tuple[int, int, int], int] = {}
-        seen: list[tuple[Sight, int, int]] = []
-        rows: list[TextRow] = []
-        views: list[int] = []
-        asked: list[str] = []
-        since: list[float] = []
-        runs: list[int] = []
         stills, videos = self._scenes
+        drafts: list[tuple[Sight, str, Draft]] = []
         for place in itertools.count():
-            if place >= stills + videos and rows:  # by chance no scene may offer any of the kinds
+            if place >= stills + videos and drafts:  # by chance no scene may offer any of the kinds
                 break
-            scene_seed = int(rng.integers(owned.start, owned.stop))
             filmed = place >= stills
-            for sight, kind, draft in scene_drafts(
-                scene_seed,
+            drafts += scene_drafts(
+                int(rng.integers(owned.start, owned.stop)),
                 QUESTIONS,
                 settings=_VIDEO if filmed else _STILL,
                 kinds=_OF_VIDEOS if filmed else _OF_STILLS,
                 video_views=VIDEO_VIEWS if place % 2 else _FEW_VIEWS,
-            ):
-                asked.append(kind)
-                for region in draft.objects:
-                    for index in draft.views:
-                        key = (scene_seed, region, index)
-                        if key not in known:
-                            known[key] = len(known)
-                            seen.append((sight, region, index))
-                        views.append(known[key])
-                start, rate = draft.views[0], sight.scene.rate_hz
-                times = [(index - start) / rate for index in draft.views]
-                since += times * len(draft.objects)
-                runs.append(len(times) * len(draft.objects))
-                of_regions = [[None] if len(times) == 1 else times for _ in draft.objects]
-                rows.append(
-                    text_row(
-                        draft.question,
-                        draft.answer,
-                        of_regions,
-                        self._tokenizer,
-                        self._config,
-                        draft.lesson,
-                    )
-                )
-        return ReadingBatch(TextRows.padded(rows), views, Facts.of(seen), torch.tensor(since), asked, runs)
+            )
+        return ask(drafts, self._tokenizer, self._config)[0]
 
 
-class NewQuestions(Dataset["ReadingBatch | None"]):
+class NewQuestions(Dataset["Asked | None"]):
     """The batches of a run by its steps: every few steps one, in between none."""
 
     def __init__(self, batches: ReadingBatches) -> None:
         """Of these."""
         self._batches = batches
 
-    def __getitem__(self, number: int) -> ReadingBatch | None:
+    def __getitem__(self, number: int) -> Asked | None:
         """What joins the bank before step ``number``."""
         return None if number % _AGAIN else self._batches[number // _AGAIN]
 
 
-def reading_loss(network: PixelReferNetwork, signs: Signs, batch: ReadingBatch) -> AnswerLoss:
+def reading_loss(network: PixelReferNetwork, signs: Signs, batch: Asked) -> AnswerLoss:
     """Of the answers, given signs in the places of object tokens."""
     tokens = signs(batch.facts)[batch.views]
     return embedded_loss(network, place_tokens(network, batch.rows.ids, tokens), batch.rows)
@@ -215,11 +185,11 @@ def teach_reading(network: PixelReferNetwork, folder: Path, out: Path, settings:
 
     watched = batches(WATCHED, "val")
 
-    def losses(batch: ReadingBatch) -> tuple[AnswerLoss, Tensor, float]:
+    def losses(batch: Asked) -> tuple[AnswerLoss, Tensor, float]:
         result = reading_loss(network, readings.signs, batch)
         return result, *readings.loss(result, batch.facts[batch.views], batch.times)
 
-    def learn(new: ReadingBatch | None) -> dict[str, Tensor | float]:
+    def learn(new: Asked | None) -> dict[str, Tensor | float]:
         settled = loop.step >= _WORDS_LEARN * steps
         if settled:
             settle_words(network.language)
@@ -228,12 +198,12 @@ def teach_reading(network: PixelReferNetwork, folder: Path, out: Path, settings:
             new = batches(settings.reading_scenes)[loop.step // _AGAIN]
         if new is not None:
             bank.add(new)
-        batch = bank.draw(np.random.default_rng([settings.seed, 29, loop.step]), _TOKENS)
+        batch = bank.draw(np.random.default_rng([settings.seed, 29, loop.step]), TOKENS)
         with mixed_precision(network.device, bf16=settings.bf16):
             result, off, named = losses(batch)
         bank.answered(batch.kinds, result.mistakes, result.lengths)
         right = result.right / result.answers
-        weight = _OF_READINGS if settled else 1.0
+        weight = OF_READINGS if settled else 1.0
         return {"loss": result.loss + weight * off, "right": right, "named": named, "off": off.detach()}
 
     @torch.inference_mode()

@@ -9,12 +9,10 @@ about one word then holds for the others, and on every side.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -32,8 +30,6 @@ _NOISE = 0.1
 _WAVES = (1.0, 2.0, 4.0)  # half periods of a share from 0 to 1: near values differ in the fast ones
 _MEASURES = 26
 _CELLS = 3  # across and down a frame, as in the names of places
-_MISREAD = 0.05  # its weight beside the distance
-_APART = 6.0  # by which logits of a column's values differ on average where all is said as it is meant
 _LIMITS = [(below + above) / 2 for (_, below), (above, _) in pairwise(SIZES.values())]
 """Diameters between two words for a size."""
 
@@ -118,58 +114,6 @@ class Signs(nn.Module):
         """(V, n, D) float32: tokens, each with noise of its own."""
         tokens = self.meaning(facts)[:, None].expand(-1, self._count, -1)
         return tokens + _NOISE * torch.randn_like(tokens)
-
-    def unlikeness(self, tokens: Tensor, facts: Facts) -> Tensor:
-        """How far object tokens are from these: squared distance over the spread of the signs, a scalar.
-
-        Args:
-            tokens: (V, n, D), of at least two objects.
-            facts: of the same V objects.
-        """
-        with torch.no_grad():
-            meant = self.meaning(facts)
-            spread = meant.var(dim=0).sum()
-        return (tokens - meant[:, None]).square().sum(dim=-1).mean() / spread
-
-    @torch.no_grad()
-    def read(self, tokens: Tensor, facts: Facts) -> Tensor:
-        """What object tokens say: of each column the value whose sign is nearest, all else being as it is.
-
-        Args:
-            tokens: (V, n, D).
-            facts: of the same V objects.
-
-        Returns:
-            (V, columns) int64, like ``facts.named`` wherever something is `Facts.told`.
-        """
-        return torch.stack([near.argmax(dim=1) for near in self._nearness(tokens, facts)], dim=1)
-
-    def misread(self, tokens: Tensor, facts: Facts) -> Tensor:
-        """The cross-entropy of what is read so, summed over columns and averaged over objects, a scalar.
-
-        The distance alone is least for tokens that say a little of everything that might be true.
-        """
-        named, told = facts.named.to(tokens.device), facts.told.to(tokens.device)
-        lost = tokens.new_zeros(())
-        for column, (near, table) in enumerate(
-            zip(self._nearness(tokens, facts), self._tables(), strict=True)
-        ):
-            clear = told[:, column]
-            # However loud signs have become in reading: a logit is half a squared distance.
-            scale = 2 * _APART / torch.pdist(table.detach()).square().mean()
-            lost = lost + F.cross_entropy(scale * near[clear], named[clear, column], reduction="sum")
-        return lost / len(named)
-
-    def missed(self, tokens: Tensor, facts: Facts) -> tuple[Tensor, Tensor]:
-        """What object tokens learn from, and `unlikeness`: two scalars; see `misread`, too."""
-        unlike = self.unlikeness(tokens, facts)
-        return unlike + _MISREAD * self.misread(tokens, facts), unlike.detach()
-
-    def _nearness(self, tokens: Tensor, facts: Facts) -> Iterator[Tensor]:
-        """(V, values) of each column: half the squared distance to each value's sign, negative."""
-        off = tokens.mean(dim=1) - self.meaning(facts)
-        for table, truth in zip(self._tables(), facts.named.to(off.device).unbind(dim=1), strict=True):
-            yield -torch.cdist(off + table[truth], table).square() / 2
 
     def save(self, path: Path) -> None:
         """Writes them as safetensors, with the words as they are now."""

@@ -20,9 +20,8 @@ class Stage:
         moments: frames of a scene that pictures are taken from; see `scene_examples`.
         lessons: kinds of `LESSONS` beside them.
         stills: share of the batches whose scenes are one picture, for half of the cost.
-        aligned: weight of what is learned beside the answers: object tokens to say what the language model
-            has learned to read, see `Signs`, and its hidden states to tell who is around and how objects
-            differ, see `SideHeads` and `ComparisonHeads`.
+        aligned: weight of what is learned beside the answers: hidden states of object tokens to tell who is
+            around and how objects differ, see `SideHeads` and `ComparisonHeads`.
     """
 
     name: str
@@ -42,7 +41,7 @@ PERCEPTION = Stage(
     questions=12,
     moments=1,
     lessons=tuple(kind for kind in LESSONS if LESSONS[kind].views != "video"),
-    aligned=1.0,
+    aligned=0.15,
 )
 """Stage 1: what can be told of objects in one picture."""
 INSTRUCTIONS = Stage(
@@ -53,6 +52,6 @@ INSTRUCTIONS = Stage(
     moments=2,
     lessons=tuple(LESSONS),
     stills=0.5,
-    aligned=1.0,
+    aligned=0.15,
 )
 """Stage 2: every kind of question."""

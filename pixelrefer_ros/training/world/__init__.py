@@ -14,7 +14,7 @@ from pixelrefer_ros.training.world.examples import (
     scene_texts,
 )
 from pixelrefer_ros.training.world.facts import Fact, Facts, Score, parse, score
-from pixelrefer_ros.training.world.questions import KINDS, LESSONS, OFFERED, REGION, ROWS, Row
+from pixelrefer_ros.training.world.questions import KINDS, LESSONS, OFFERED, REGION, ROWS, Draft, Row
 from pixelrefer_ros.training.world.rendering import EPOCH_NS, Layers, Renderer
 from pixelrefer_ros.training.world.scene import BoardSpec, Look, ObjectSpec, Scene
 from pixelrefer_ros.training.world.sight import Sight
@@ -57,6 +57,7 @@ __all__ = [
     "VIDEO_VIEWS",
     "BoardSpec",
     "Combination",
+    "Draft",
     "Example",
     "Fact",
     "Facts",

@@ -126,6 +126,7 @@ def scene_drafts(
     settings: SceneSettings | None = None,
     kinds: Sequence[str] = tuple(KINDS),
     video_views: tuple[int, int] = VIDEO_VIEWS,
+    moments: int = 0,
 ) -> Iterator[tuple[Sight, str, Draft]]:
     """What can be seen, kinds of question and questions of one scene; no picture is drawn for them.
 
@@ -135,9 +136,11 @@ def scene_drafts(
         settings: what kind of scene.
         kinds: of questions.
         video_views: the fewest and the most frames that a question about a video asks for.
+        moments: see `scene_examples`.
     """
     sight = Sight(Renderer(cast_scene(seed, settings)))
-    for kind, draft in _drafts(np.random.default_rng([seed, 2]), sight, count, kinds, 0, video_views):
+    rng = np.random.default_rng([seed, 2])
+    for kind, draft in _drafts(rng, sight, count, kinds, moments, video_views):
         yield sight, kind, draft
 
 
