@@ -53,9 +53,9 @@ class MaskPooling(ObjectEncoder):
     It needs `mask_weights` in place of the region's own tokens.
     """
 
-    def infuse(self, tokens: Tensor, local: Tensor, whole: Tensor) -> Tensor:
-        """The weights (K, 1, 576) of the frame's patches to tokens (K, 1, D)."""
-        return super().infuse(tokens @ whole, local, whole)
+    def fuse(self, tokens: Tensor, local: Tensor, whole: Tensor) -> Tensor:
+        """The weights (K, 1, 576) of the frame's patches to tokens (K, 1, D_v)."""
+        return super().fuse(tokens @ whole, local, whole)
 
 
 def mask_weights(_network: PixelReferNetwork, regions: list[ObjectCrop], features: list[Tensor]) -> Tensor:

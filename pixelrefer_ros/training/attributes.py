@@ -27,6 +27,7 @@ from pixelrefer_ros.model import PATCH, ObjectCrop, PixelReferConfig, PixelRefer
 from pixelrefer_ros.training.data import repeated
 from pixelrefer_ros.training.language_settings import LanguageSettings
 from pixelrefer_ros.training.precision import mixed_precision
+from pixelrefer_ros.training.rivals import among_rivals
 from pixelrefer_ros.training.vision_pass import encode_pictures
 from pixelrefer_ros.training.vision_stage import teach_vision
 from pixelrefer_ros.training.world import (
@@ -168,13 +169,16 @@ def attribute_losses(
     ]
     normed = heads.norm(torch.stack(means).float())
     labels = batch.labels.to(device).unbind(dim=1)
+    of_name = dict(zip(heads.named, labels, strict=True))
     cells = heads.outline(torch.cat(features).float())
     loss = _OUTLINE * F.binary_cross_entropy_with_logits(cells, batch.outlines.to(device))
     right: dict[str, Tensor] = {}
-    for (name, head), truth in zip(heads.named.items(), labels, strict=True):
-        logits = head(normed)
-        loss = loss + F.cross_entropy(logits, truth)
+    for name, head in heads.named.items():
+        logits, truth = head(normed), of_name[name]
         right[name] = logits.argmax(dim=1) == truth
+        if name == "shape":
+            logits = among_rivals(logits, of_name["color"], of_name["surface"])
+        loss = loss + F.cross_entropy(logits, truth)
     every = torch.stack(list(right.values())).all(dim=0)
     shares: dict[str, Tensor | float] = {name: share(of) for name, of in right.items()}
     return {"loss": loss, "right": share(every), **shares}

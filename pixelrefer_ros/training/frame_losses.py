@@ -18,8 +18,18 @@ from pixelrefer_ros.training.attributes import (
     attribute_losses,
     share,
 )
-from pixelrefer_ros.training.object_facts import COLUMNS, EMPTY, OWN, UNCLEAR, Facts
+from pixelrefer_ros.training.object_facts import (
+    COLOR,
+    COLUMNS,
+    EMPTY,
+    OWN,
+    SHAPE,
+    SURFACE,
+    UNCLEAR,
+    Facts,
+)
 from pixelrefer_ros.training.precision import mixed_precision
+from pixelrefer_ros.training.rivals import among_rivals
 from pixelrefer_ros.training.vision_pass import encode_pictures
 from pixelrefer_ros.types import RgbImage
 
@@ -114,8 +124,10 @@ def frame_losses(
         clear = whole & (named[:, column] != UNCLEAR) if column >= OWN else torch.ones_like(whole)
         logits, truth = head(normed)[clear], named[clear, column]
         weight = around_weight if column >= OWN else 1.0
-        loss = loss + weight * F.cross_entropy(logits, truth, reduction="sum") / len(named)
         right = logits.argmax(dim=1) == truth
+        if column == SHAPE:
+            logits = among_rivals(logits, named[:, COLOR], named[:, SURFACE])
+        loss = loss + weight * F.cross_entropy(logits, truth, reduction="sum") / len(named)
         if column < OWN:
             found[tuple(ATTRIBUTES)[column]] = share(right)
         else:
@@ -146,8 +158,15 @@ def _patch_loss(heads: FrameHeads, features: Tensor, patches: Tensor) -> Tensor:
     asked = patches[:, 0] != NOT_ASKED
     normed = heads.norm(features[asked].float())
     lost = normed.new_zeros(())
-    for head, truth in zip(heads.patch, patches[asked].unbind(dim=1), strict=True):
-        lost = lost + F.cross_entropy(head(normed), truth)
+    truths = patches[asked]
+    shown = truths[:, 0] > 0  # 0 where a patch shows no object
+    for column, (head, truth) in enumerate(zip(heads.patch, truths.unbind(dim=1), strict=True)):
+        logits = head(normed)
+        if column == SHAPE:
+            own = among_rivals(logits[shown, 1:], truths[shown, COLOR] - 1, truths[shown, SURFACE] - 1)
+            logits = logits.clone()
+            logits[shown, 1:] = own
+        lost = lost + F.cross_entropy(logits, truth)
     return lost
 
 

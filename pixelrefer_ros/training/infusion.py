@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from pixelrefer_ros.model import PixelReferNetwork
 from pixelrefer_ros.training.asked import Asked
+from pixelrefer_ros.training.checkpoints import tokenizer_of
 from pixelrefer_ros.training.data import loader
 from pixelrefer_ros.training.infusion_start import begin_infusion
 from pixelrefer_ros.training.infusion_views import Shown, ShownBatches, fused, see
@@ -33,30 +34,40 @@ from pixelrefer_ros.training.loop import Loop
 from pixelrefer_ros.training.optimizers import parameter_groups
 from pixelrefer_ros.training.precision import mixed_precision
 from pixelrefer_ros.training.question_bank import QuestionBank
-from pixelrefer_ros.training.reading import OF_READINGS, TOKENS, settle_words, share_right
+from pixelrefer_ros.training.reading import OF_READINGS, settle_words, share_right
 from pixelrefer_ros.training.readings import Readings
+from pixelrefer_ros.training.rivals import WordRivals
 
 STAGE = "infusion"
 _WATCHED = 60  # validation scenes
-_NEW_EVERY = 4  # steps
-_FLAT = 0.5
+_NEW_EVERY = 8  # steps
+_FLAT = 0.1
+_TOKENS = 5200  # of a step
+_NOISE = 0.25  # a tenth of the deviation between views
 _BEFORE_ALL = 1 << 32  # their numbers are none of the steps'
 
 
-def projected_loss(network: PixelReferNetwork, batch: Asked) -> AnswerLoss:
+def projected_loss(
+    network: PixelReferNetwork, batch: Asked, rivals: WordRivals | None = None, *, noisy: bool = False
+) -> AnswerLoss:
     """Of the answers; gradients reach the projection.
 
     Args:
         network: to be taught.
         batch: with what the object encoder projects of each view.
+        rivals: of the shapes world.
+        noisy: add noise to that: a view is shown many times, and is not to be learned by heart.
 
     Raises:
         ValueError: it is of no pictures.
     """
     if batch.fused is None:
         raise ValueError("the questions are of no pictures: there is nothing to project")
-    tokens = network.object_encoder.feat_linear(batch.fused.to(network.device).float())[batch.views]
-    return embedded_loss(network, place_tokens(network, batch.rows.ids, tokens), batch.rows)
+    given = batch.fused.to(network.device).float()
+    if noisy:  # of its own for each token, and shared by all tokens of a view
+        given = given + _NOISE * (torch.randn_like(given) + torch.randn_like(given[:, :1]))
+    tokens = network.object_encoder.feat_linear(given)[batch.views]
+    return embedded_loss(network, place_tokens(network, batch.rows.ids, tokens), batch.rows, rivals)
 
 
 def teach_infusion(network: PixelReferNetwork, folder: Path, out: Path, settings: LanguageSettings) -> bool:
@@ -86,7 +97,7 @@ def teach_infusion(network: PixelReferNetwork, folder: Path, out: Path, settings
             "comparisons": readings.comparisons,
         }
     )
-    bank = QuestionBank()
+    bank, rivals = QuestionBank(), WordRivals(tokenizer_of(folder))
     # The state holds what was learned before, too: a stopped run begins from it.
     learner = nn.ModuleDict(
         {
@@ -113,7 +124,8 @@ def teach_infusion(network: PixelReferNetwork, folder: Path, out: Path, settings
     def keep(shown: Shown) -> Asked:
         return _projected(network, shown, bf16=settings.bf16)
 
-    first = [batches.draw(_BEFORE_ALL + number) for number in range(settings.infusion_first)]
+    before_all = range(0 if loop.finished else settings.infusion_first)
+    first = [batches.draw(_BEFORE_ALL + number) for number in before_all]
     if not loop.step:
         seen = [see(network, shown, bf16=settings.bf16) for shown in first]
         begin_infusion(encoder, seen, readings.signs, seed=settings.seed)
@@ -125,16 +137,16 @@ def teach_infusion(network: PixelReferNetwork, folder: Path, out: Path, settings
         scenes = ShownBatches(folder, network.config, seed=settings.seed, scenes=_WATCHED, split="val")
         watched.append(keep(scenes.draw(0)))
 
-    def losses(batch: Asked) -> tuple[AnswerLoss, Tensor, float]:
+    def losses(batch: Asked, *, noisy: bool) -> tuple[AnswerLoss, Tensor, float]:
         with mixed_precision(network.device, bf16=settings.bf16):
-            result = projected_loss(network, batch)
+            result = projected_loss(network, batch, None if not noisy else rivals, noisy=noisy)
             return result, *readings.loss(result, batch.facts[batch.views], batch.times)
 
     def learn(shown: Shown | None) -> dict[str, Tensor | float]:
         if shown is not None:
             bank.add(keep(shown))
-        batch = bank.draw(np.random.default_rng([settings.seed, 23, loop.step]), TOKENS)
-        result, off, named = losses(batch)
+        batch = bank.draw(np.random.default_rng([settings.seed, 23, loop.step]), _TOKENS)
+        result, off, named = losses(batch, noisy=True)
         bank.answered(batch.kinds, result.mistakes, result.lengths)
         right = result.right / result.answers
         return {"loss": result.loss + OF_READINGS * off, "right": right, "named": named, "off": off.detach()}
@@ -142,7 +154,7 @@ def teach_infusion(network: PixelReferNetwork, folder: Path, out: Path, settings
     @torch.inference_mode()
     def validate(_: int) -> dict[str, float]:
         [batch] = watched
-        result, off, named = losses(batch)
+        result, off, named = losses(batch, noisy=False)
         right = result.right / result.answers
         return {"loss": float(result.loss), "right": right, "named": named, "off": float(off)} | share_right(
             result, batch.kinds

@@ -23,10 +23,10 @@ from pixelrefer_ros.model import (
     crop_object,
     global_image,
 )
+from pixelrefer_ros.training import language_loss
 from pixelrefer_ros.training.asked import Asked, ask
 from pixelrefer_ros.training.checkpoints import tokenizer_of
 from pixelrefer_ros.training.frames import own_patches
-from pixelrefer_ros.training.language_loss import region_tokens
 from pixelrefer_ros.training.object_facts import Facts
 from pixelrefer_ros.training.precision import mixed_precision
 from pixelrefer_ros.training.vision_pass import encode_pictures
@@ -179,7 +179,7 @@ def see(network: PixelReferNetwork, shown: Shown, *, bf16: bool = False) -> Seen
         features = encode_pictures(network.vision, [*(crop.image for crop in shown.crops), *shown.frames])
     features = [feature.float() for feature in features]
     return Seen(
-        region_tokens(network, shown.crops, features[:count]),
+        language_loss.region_tokens(network, shown.crops, features[:count]),
         torch.stack(features[count:]).half(),
         torch.tensor(shown.frame_of, device=network.device),
         shown.own.to(network.device),
@@ -190,17 +190,26 @@ def see(network: PixelReferNetwork, shown: Shown, *, bf16: bool = False) -> Seen
 @torch.no_grad()
 def fused(encoder: ObjectEncoder, seen: Seen) -> Tensor:
     """(V, n, D_v) float16, what the object encoder projects; its local infusion says nothing yet."""
-    found = []
-    for tokens, frame_of in zip(seen.tokens.split(_TOGETHER), seen.frame_of.split(_TOGETHER), strict=True):
-        nothing = tokens.new_zeros(len(tokens), 1, tokens.shape[-1])
-        found.append(encoder.fuse(tokens, nothing, seen.whole[frame_of].float()).half())
-    return torch.cat(found)
+    parts = torch.arange(len(seen.tokens)).split(_TOGETHER)
+    return torch.cat([encoder.fuse(*_given(seen[part])).half() for part in parts])
 
 
 def looked_at(encoder: ObjectEncoder, seen: Seen) -> Tensor:
     """(V,) the share of the tokens' attention in the frame that is on their object's own patches there."""
-    whole = seen.whole[seen.frame_of].float()
-    weights = encoder.fusion_attention_global(encoder.ln_global(seen.tokens), whole, whole)[1]
+    asked: list[tuple[Tensor, ...]] = []
+    attention = encoder.fusion_attention_global
+    hook = attention.register_forward_pre_hook(lambda _, inputs: asked.append(inputs))
+    try:
+        encoder.fuse(*_given(seen))
+    finally:
+        hook.remove()
+    weights = attention(*asked[0])[1]  # which the encoder itself does without
     if weights is None:  # an encoder without global infusion
         return seen.tokens.new_ones(len(seen.tokens))
     return (weights * seen.own[:, None]).sum(dim=2).mean(dim=1)
+
+
+def _given(seen: Seen) -> tuple[Tensor, Tensor, Tensor]:
+    """T_R, F_l and F_g of each view; no surroundings, since local infusion says nothing yet."""
+    whole = seen.whole[seen.frame_of].float()
+    return seen.tokens, whole.new_zeros(len(whole), 1, whole.shape[-1]), whole

@@ -29,22 +29,16 @@ from pixelrefer_ros.training.checkpoints import (
 )
 from pixelrefer_ros.training.data import Batch, repeated
 from pixelrefer_ros.training.language_loss import answer_loss, keep_features
-from pixelrefer_ros.training.language_settings import (
-    FINE_TUNING,
-    FROM_NOTHING,
-    LOW_RANK,
-    RECIPE,
-    TRAINING,
-    LanguageSettings,
-    Rates,
-)
+from pixelrefer_ros.training.language_settings import RECIPE, TRAINING, LanguageSettings
 from pixelrefer_ros.training.loop import Loop, read_progress
 from pixelrefer_ros.training.lora import add_low_rank, merge_low_rank
 from pixelrefer_ros.training.optimizers import parameter_groups
 from pixelrefer_ros.training.precision import mixed_precision
+from pixelrefer_ros.training.rates import FINE_TUNING, FROM_NOTHING, LOW_RANK, Rates, rates_of
 from pixelrefer_ros.training.readings import Readings
 from pixelrefer_ros.training.record_data import RecordBatches, held_back
 from pixelrefer_ros.training.records import RecordTurn, read_records
+from pixelrefer_ros.training.rivals import WordRivals
 from pixelrefer_ros.training.stages import INSTRUCTIONS, PERCEPTION, Stage
 from pixelrefer_ros.training.validation import BatchValidation, KeptBest, Validation, WorldValidation
 from pixelrefer_ros.training.world_data import WorldBatches
@@ -104,6 +98,7 @@ def train_language(out: Path, settings: LanguageSettings) -> bool:
     readings = Readings.load(network, state)
     if readings is not None:
         readings = readings.frozen()
+    rivals = None if settings.data else WordRivals(tokenizer_of(source))
     kept: KeptBest | None = None
     for place, (stage, steps, rates) in enumerate(stages):
         if place < done or not steps:
@@ -116,7 +111,14 @@ def train_language(out: Path, settings: LanguageSettings) -> bool:
         with contextlib.suppress(KeyboardInterrupt):  # the state is saved below: the run can go on
             loop.run(
                 repeated(data.batches, left, shown=data.shown, workers=settings.workers),
-                partial(losses, network, bf16=settings.bf16, readings=readings, weight=stage.aligned),
+                partial(
+                    losses,
+                    network,
+                    bf16=settings.bf16,
+                    readings=readings,
+                    rivals=rivals,
+                    weight=stage.aligned,
+                ),
                 kept,
             )
         loop.save()
@@ -153,6 +155,7 @@ def losses(
     *,
     bf16: bool,
     readings: Readings | None = None,
+    rivals: WordRivals | None = None,
     weight: float = 1.0,
 ) -> Mapping[str, Tensor | float]:
     """The loss of a batch, and the share of its answers that are right, for the log.
@@ -163,32 +166,13 @@ def losses(
     with mixed_precision(network.device, bf16=bf16):
         if not any(parameter.requires_grad for parameter in network.vision.parameters()):
             keep_features(network, batch)
-        result = answer_loss(network, batch)
+        result = answer_loss(network, batch, rivals)
     found: dict[str, Tensor | float] = {"loss": result.loss, "right": result.right / result.answers}
     if readings is not None and batch.facts is not None:
         off, named = readings.loss(result, batch.facts[batch.views], batch.times)
         found["loss"] = result.loss + weight * off
         found |= {"named": named, "off": off.detach()}
     return found
-
-
-def rates_of(network: nn.Module, rates: Rates) -> dict[float, list[nn.Module]]:
-    """The modules by their learning rate; those with none are frozen.
-
-    Args:
-        network: a `Learner`.
-        rates: of its parts.
-    """
-    by_rate: dict[float, list[nn.Module]] = {}
-    for name, rate in asdict(rates).items():
-        module = getattr(network, name)
-        updates = [p for key, p in module.named_parameters() if "lora_" in key]
-        module.requires_grad_(rate > 0 and not updates)
-        for update in updates:
-            update.requires_grad_(rate > 0)
-        if rate > 0:
-            by_rate.setdefault(rate, []).append(module)
-    return by_rate
 
 
 def _stage_loop(

@@ -14,6 +14,7 @@ from torch import Tensor
 from pixelrefer_ros.model import ObjectCrop, PixelReferNetwork, patch_positions
 from pixelrefer_ros.training.data import Batch, Pictures
 from pixelrefer_ros.training.region_pass import aggregate_all
+from pixelrefer_ros.training.rivals import WordRivals
 from pixelrefer_ros.training.text_rows import IGNORED, TextRows
 from pixelrefer_ros.training.vision_pass import encode_pictures
 from pixelrefer_ros.types import RgbImage
@@ -62,17 +63,26 @@ class AnswerLoss:
         return int(self.lengths.sum())
 
 
-def answer_loss(network: PixelReferNetwork, batch: Batch) -> AnswerLoss:
-    """Cross-entropy of the answers given prompts and regions (paper, Sec. 6.1: both stages train so)."""
-    return embedded_loss(network, prompt_embeddings(network, batch), batch.rows)
+def answer_loss(network: PixelReferNetwork, batch: Batch, rivals: WordRivals | None = None) -> AnswerLoss:
+    """Cross-entropy of the answers given prompts and regions (paper, Sec. 6.1: both stages train so).
+
+    Args:
+        network: to be taught.
+        batch: questions and answers.
+        rivals: of the shapes world.
+    """
+    return embedded_loss(network, prompt_embeddings(network, batch), batch.rows, rivals)
 
 
-def embedded_loss(network: PixelReferNetwork, embeddings: Tensor, text: TextRows) -> AnswerLoss:
+def embedded_loss(
+    network: PixelReferNetwork, embeddings: Tensor, text: TextRows, rivals: WordRivals | None = None
+) -> AnswerLoss:
     """The same of prompts and answers already embedded, (B, L, D)."""
     targets = text.labels.to(network.device)[:, 1:]
     hidden: list[Tensor] = []
     wanted: list[Tensor] = []
     row: list[Tensor] = []
+    said: list[Tensor] = []
     count = network.config.mask_num
     places_of_runs = torch.eq(text.ids, network.config.region_token_id or 0).nonzero().to(network.device)
     states = embeddings.new_zeros(2, len(places_of_runs), embeddings.shape[-1])
@@ -94,9 +104,14 @@ def embedded_loss(network: PixelReferNetwork, embeddings: Tensor, text: TextRows
         hidden.append(found[:, :-1][asked])  # logits only where an answer is: saves the most
         wanted.append(own[asked])
         row.append(places[asked.nonzero()[:, 0]])
+        if rivals is not None:
+            ids = text.ids[rows, : length - 1].to(network.device)
+            said.append(torch.stack([ids, ids.roll(1, dims=1)])[:, asked])
     logits = network.language.lm_head(torch.cat(hidden)).float()
     answers, right_ones = torch.cat(wanted), torch.cat(row)
     wrong = (logits.argmax(-1) != answers).long()
+    if rivals is not None:
+        logits = rivals(logits, answers, *torch.cat(said, dim=1))
     mistakes = torch.zeros(len(targets), dtype=torch.long, device=network.device)
     mistakes.index_add_(0, right_ones, wrong)
     lengths = (targets != IGNORED).sum(dim=1)

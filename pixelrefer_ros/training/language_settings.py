@@ -8,36 +8,11 @@ from pathlib import Path
 
 from pixelrefer_ros.training.checkpoints import Sizes
 from pixelrefer_ros.training.loop import Pace
+from pixelrefer_ros.training.rates import FROM_NOTHING, Rates
 
 RECIPE = "recipe.json"
 TRAINING = "training"
 """Subfolder of the log and the state."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """Learning rates at their highest.
-
-    The paper fine-tunes (1e-5 for the language model, more for the object encoder in stage 1; one rate for
-    all in stage 2); from random weights everything needs more, in the same order.
-
-    Attributes:
-        object_encoder: of PixelRefer's own part.
-        vision: of the vision encoder; 0 freezes it.
-        language: of the language model; 0 freezes it.
-    """
-
-    object_encoder: float
-    vision: float
-    language: float
-
-
-FROM_NOTHING = (Rates(6e-4, 0.0, 3e-4), Rates(4e-4, 0.0, 5e-4))
-"""Of both stages, behind a vision encoder that has learned to see (see `teach_attributes`): it stays."""
-FINE_TUNING = (Rates(1e-4, 0.0, 1e-5), Rates(1e-5, 0.0, 1e-5))
-"""For a trained checkpoint: the vision encoder stays, the rest moves as slowly as in the paper."""
-LOW_RANK = (Rates(1e-4, 0.0, 2e-4), Rates(1e-5, 0.0, 2e-4))
-"""With low-rank updates of the language model, which begin at zero and need more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +74,10 @@ class LanguageSettings:
     reading_steps: int = 2500
     reading_scenes: tuple[int, int] = (4, 2)
     reading_rate: float = 2e-3
-    infusion_steps: int = 1000
+    infusion_steps: int = 1700
     infusion_scenes: int = 12
-    infusion_first: int = 30
-    infusion_rate: float = 3e-3
+    infusion_first: int = 40
+    infusion_rate: float = 2e-3
     steps: tuple[int, int] = (100, 600)
     scenes: int = 4
     shown: int = 3

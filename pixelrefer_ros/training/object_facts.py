@@ -17,6 +17,8 @@ SIDES = ("left", "right", "above", "below", "next", "front", "behind")
 """Where somebody may be; the last three: nearest, in front, behind."""
 OWN = 3
 """Columns of what an object is; the others are of who is around."""
+SHAPE, COLOR, SURFACE = range(OWN)
+"""These columns."""
 COLUMNS = (len(SHAPES), len(COLORS), len(SURFACES), *(len(WHO) + 3 for _ in SIDES for _ in range(2)))
 UNCLEAR, EMPTY = 0, 1
 """In such a column: it cannot be said who is there, or nobody is."""

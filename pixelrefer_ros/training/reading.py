@@ -60,10 +60,11 @@ _OF_VIDEOS = tuple(kind for kind in OFFERED if OFFERED[kind].views == "video")
 _OF_STILLS = tuple(kind for kind in OFFERED if OFFERED[kind].views != "video")
 _FEW_VIEWS = (2, 8)  # of every other video: few frames say as much of a motion, and cost less
 _AGAIN = 3  # steps of which one draws new questions
-TOKENS = 2600  # of a step
+_TOKENS = 2600  # of a step
 _FLAT = 0.6
 _WORDS_LEARN = 0.3  # share of the steps after which embeddings, and so signs, stay as they are
-OF_READINGS = 0.15  # their weight from then on: as loud as answers for longer, they hold answers back
+OF_READINGS = 0.15
+"""Weight of the readings from then on: as loud as answers for longer, they hold answers back."""
 
 
 class ReadingBatches(Dataset[Asked]):
@@ -198,7 +199,7 @@ def teach_reading(network: PixelReferNetwork, folder: Path, out: Path, settings:
             new = batches(settings.reading_scenes)[loop.step // _AGAIN]
         if new is not None:
             bank.add(new)
-        batch = bank.draw(np.random.default_rng([settings.seed, 29, loop.step]), TOKENS)
+        batch = bank.draw(np.random.default_rng([settings.seed, 29, loop.step]), _TOKENS)
         with mixed_precision(network.device, bf16=settings.bf16):
             result, off, named = losses(batch)
         bank.answered(batch.kinds, result.mistakes, result.lengths)
