@@ -90,7 +90,7 @@ def test_a_word_is_checked_with_yes_where_the_object_has_it(seed):
 def test_the_letter_chosen_is_that_of_the_objects_own_attribute(seed):
     for example, decided in lessons(seed, "chosen"):
         for heard, said in decided.items():
-            letter, word = re.fullmatch(r"\(([ABC])\) (\w+)", said).groups()
+            word, letter = re.fullmatch(r"(\w+) \(([ABC])\)", said).groups()
             slot = heard.split()[0]
             assert f"({letter}) {word}" in heard
             assert slot == "size" or word == getattr(combination(example), slot)

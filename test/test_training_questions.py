@@ -251,6 +251,7 @@ def test_an_example_is_the_same_in_another_process():
         ("A red striped star.", {("color", "red"), ("surface", "striped"), ("shape", "star")}),
         ("an orange ring", {("color", "orange"), ("shape", "ring")}),
         ("(B) blue", {("choice", "B"), ("color", "blue")}),
+        ("blue (B)", {("choice", "B"), ("color", "blue")}),
         ("C", {("choice", "C")}),
         ("It is on the left of the image.", {("place", "left")}),
         ("It moves to the left.", {("motion", "left")}),

@@ -106,7 +106,7 @@ _BESIDE = re.compile(_NEIGHBOR + r" is (?:to the )?(?P<where>left|right|above|be
 _COVER = re.compile(_NEIGHBOR + r" covers part of it\b")
 _PLACE = re.compile(rf"\b(?:in|at|on) the {_one_of(_PLACE_WORDS)}\b")
 _HIDDEN = re.compile(r"\bhidden between (\d+\.\d) s and (\d+\.\d) s\b|^between (\d+\.\d) s and (\d+\.\d) s\b")
-_CHOICE = re.compile(r"^\(?([abc])(?:\)|\.?$)")
+_CHOICE = re.compile(r"(?:^\(?|\()([abc])(?:\)|\.?$)")
 _MOVES = re.compile(rf"\bmov(?:es|ing) (?:to the )?{_one_of(DIRECTIONS)}\b")
 _MOTION_WORDS: dict[str, str] = {
     r"\b(?:stays still|not moving|does not move)\b": "still",

@@ -131,13 +131,13 @@ def is_attribute(asking: Asking) -> Draft | None:
 
 
 def choice(asking: Asking) -> Draft | None:
-    """One of three, lettered."""
+    """One of three, lettered; the answer begins with what is seen, from which its letter follows."""
     slot = asking.choose(tuple(ATTRIBUTES))
     value = value_of(asking, slot)
     if value is None:
         return None
     listed, letter = _lettered(asking, slot, value)
-    phrased = (f"{_CHOICE_QUESTIONS[slot]} {listed}", f"({letter}) {value}")
+    phrased = (f"{_CHOICE_QUESTIONS[slot]} {listed}", f"{value} ({letter})")
     return asking.draft(phrased, [("choice", letter)], known=[(slot, value)])
 
 
@@ -185,7 +185,7 @@ def chosen(asking: Asking) -> Draft | None:
     for _ in range(CHOSEN):
         slot = asking.choose(clear)
         listed, letter = _lettered(asking, slot, str(values[slot]))
-        items.append((f"{slot} {listed}", f"({letter}) {values[slot]}"))
+        items.append((f"{slot} {listed}", f"{values[slot]} ({letter})"))
     return asking.lesson("Choose for <region>.", items)
 
 
