@@ -119,7 +119,7 @@ def settings_of(args: argparse.Namespace, variant: Variant) -> LanguageSettings:
     given: dict[str, Any] = {} if args.scenes is None else {"scenes": args.scenes}
     if args.smoke:  # the stages that have settings of their own, too
         given |= {field.name: 2 for field in fields(LanguageSettings) if field.name.endswith("_steps")}
-        given["infusion_first"] = 2
+        given["infusion_batches"] = 2
     return LanguageSettings(
         seed=args.seed,
         steps=tuple(args.steps),

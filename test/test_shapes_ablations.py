@@ -188,7 +188,7 @@ def test_what_variants_share_is_learned_once(tmp_path):
         side_steps=1,
         infusion_steps=0,  # which each variant learns by itself
         infusion_scenes=1,
-        infusion_first=2,
+        infusion_batches=2,
         frame_scenes=1,
         reading_steps=1,
         reading_scenes=(1, 1),

@@ -19,14 +19,16 @@ from pixelrefer_ros.training.infusion_views import ShownBatches, fused, looked_a
 from pixelrefer_ros.training.language_loss import view_tokens
 from pixelrefer_ros.training.language_settings import LanguageSettings
 from pixelrefer_ros.training.loop import PROGRESS, STATE, read_progress
+from pixelrefer_ros.training.object_facts import OWN
 from pixelrefer_ros.training.question_bank import QuestionBank
 from pixelrefer_ros.training.readings import Readings
-from pixelrefer_ros.training.world import OFFERED
+from pixelrefer_ros.training.world import COLORS, OFFERED, SHAPES, SURFACES, UNSEEN
 
 SETTINGS = LanguageSettings(
     infusion_steps=2,
-    infusion_scenes=2,
-    infusion_first=3,
+    infusion_scenes=3,
+    reading_scenes=(1, 1),
+    infusion_batches=3,
     sizes=MICRO,
     workers=0,
     validate_every=0,
@@ -68,9 +70,18 @@ def test_pictures_and_videos_are_asked_about_in_every_kind(batches):
     assert set(asked) >= set(OFFERED) - {"barely_seen"}, "which few scenes offer"
 
 
-def test_new_scenes_join_those_that_are_kept_every_few_steps(micro_folder, network):
-    some = ShownBatches(micro_folder, network.config, seed=0, scenes=1, every=4)
-    assert [number for number in range(9) if some[number] is not None] == [0, 4, 8]
+def test_unseen_combinations_are_shown_to_watch_only(micro_folder, network, batches):
+    watched = ShownBatches(micro_folder, network.config, seed=3, scenes=3, split="val")
+
+    def combinations(shown):
+        shapes, colors, surfaces = shown.asked.facts.named[:, :OWN].unbind(dim=1)
+        rows = zip(shapes.tolist(), colors.tolist(), surfaces.tolist(), strict=True)
+        return {(SHAPES[shape], list(COLORS)[color], SURFACES[surface]) for shape, color, surface in rows}
+
+    unseen = {(it.shape, it.color, it.surface) for it in UNSEEN}
+    assert not combinations(batches[0]) & unseen
+    assert combinations(watched[0]) & unseen
+    assert combinations(watched[0]) - unseen
 
 
 def test_what_is_kept_gives_the_tokens_that_training_goes_on_with(network, batches):

@@ -173,7 +173,7 @@ def test_two_stages_leave_a_checkpoint_that_answers(tmp_path):
         side_steps=1,
         infusion_steps=1,
         infusion_scenes=1,
-        infusion_first=2,
+        infusion_batches=2,
         frame_scenes=1,
         reading_steps=1,
         reading_scenes=(1, 1),

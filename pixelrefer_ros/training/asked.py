@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +39,25 @@ class Asked:
     kinds: list[str]
     runs: list[int]
     fused: Tensor | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[Asked]) -> Asked:
+        """The questions of all of them, in order; what is projected is left out if any has nothing."""
+        views: list[int] = []
+        first = 0
+        for part in parts:
+            views += [first + view for view in part.views]
+            first += len(part.facts.named)
+        fused = [part.fused for part in parts if part.fused is not None]
+        return cls(
+            rows=TextRows.joined([part.rows for part in parts]),
+            views=views,
+            facts=Facts.joined([part.facts for part in parts]),
+            times=torch.cat([part.times for part in parts]),
+            kinds=[kind for part in parts for kind in part.kinds],
+            runs=[run for part in parts for run in part.runs],
+            fused=torch.cat(fused) if len(fused) == len(parts) else None,
+        )
 
 
 def ask(

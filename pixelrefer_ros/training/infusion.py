@@ -8,43 +8,53 @@ compare, choose and say yes or no, and now it learns from answers, together with
 the vision encoder really says. Object tokens that were taught to be near to signs did it for the scenes they
 were taught on, not for others.
 
-Vision encoder, infusion and words stay as they are in this stage. So what is projected is kept with each
-question, and a question costs no more than in `reading`.
+Vision encoder, infusion and words stay as they are in this stage. So scenes are seen once, what is projected
+is kept with each question, and a question costs no more than in `reading`. Beside them it is asked about
+objects of which no picture was drawn, see `imagined`: some thousand scenes are soon known by heart.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pixelrefer_ros.model import PixelReferNetwork
+from pixelrefer_ros.model import ObjectEncoder, PixelReferNetwork
 from pixelrefer_ros.training.asked import Asked
 from pixelrefer_ros.training.checkpoints import tokenizer_of
 from pixelrefer_ros.training.data import loader
+from pixelrefer_ros.training.imagined import Imagination
 from pixelrefer_ros.training.infusion_start import begin_infusion
-from pixelrefer_ros.training.infusion_views import Shown, ShownBatches, fused, see
+from pixelrefer_ros.training.infusion_views import Seen, Shown, ShownBatches, fused, see
 from pixelrefer_ros.training.language_loss import AnswerLoss, embedded_loss, place_tokens
 from pixelrefer_ros.training.language_settings import LanguageSettings
 from pixelrefer_ros.training.loop import Loop
 from pixelrefer_ros.training.optimizers import parameter_groups
 from pixelrefer_ros.training.precision import mixed_precision
 from pixelrefer_ros.training.question_bank import QuestionBank
-from pixelrefer_ros.training.reading import OF_READINGS, settle_words, share_right
+from pixelrefer_ros.training.reading import (
+    NEW_EVERY,
+    OF_READINGS,
+    NewQuestions,
+    ReadingBatches,
+    settle_words,
+    share_right,
+)
 from pixelrefer_ros.training.readings import Readings
 from pixelrefer_ros.training.rivals import WordRivals
 
 STAGE = "infusion"
 _WATCHED = 60  # validation scenes
-_NEW_EVERY = 8  # steps
+_BEGUN_WITH = 40  # batches from which it learns where to look, and what is nearest to signs
 _FLAT = 0.1
-_TOKENS = 5200  # of a step
+_TOKENS = (2000, 3200)  # of a step, about pictures and imagined
 _NOISE = 0.25  # a tenth of the deviation between views
-_BEFORE_ALL = 1 << 32  # their numbers are none of the steps'
 
 
 def projected_loss(
@@ -97,7 +107,8 @@ def teach_infusion(network: PixelReferNetwork, folder: Path, out: Path, settings
             "comparisons": readings.comparisons,
         }
     )
-    bank, rivals = QuestionBank(), WordRivals(tokenizer_of(folder))
+    seen, imagined = QuestionBank(), QuestionBank()
+    rivals = WordRivals(tokenizer_of(folder))
     # The state holds what was learned before, too: a stopped run begins from it.
     learner = nn.ModuleDict(
         {
@@ -106,7 +117,8 @@ def teach_infusion(network: PixelReferNetwork, folder: Path, out: Path, settings
             "language": language,
             "sides": readings.sides,
             "comparisons": readings.comparisons,
-            "bank": bank,
+            "seen": seen,
+            "imagined": imagined,
         }
     )
     groups = parameter_groups(
@@ -117,37 +129,35 @@ def teach_infusion(network: PixelReferNetwork, folder: Path, out: Path, settings
     steps = settings.infusion_steps
     loop = Loop(STAGE, learner, groups, out, settings.pace(steps, flat=_FLAT))
     loop.resume()
-    batches = ShownBatches(
-        folder, network.config, seed=settings.seed, scenes=settings.infusion_scenes, every=_NEW_EVERY
-    )
-
-    def keep(shown: Shown) -> Asked:
-        return _projected(network, shown, bf16=settings.bf16)
-
-    before_all = range(0 if loop.finished else settings.infusion_first)
-    first = [batches.draw(_BEFORE_ALL + number) for number in before_all]
-    if not loop.step:
-        seen = [see(network, shown, bf16=settings.bf16) for shown in first]
-        begin_infusion(encoder, seen, readings.signs, seed=settings.seed)
-    for shown in first:
-        bank.add(keep(shown))
-    first.clear()
+    asked = [] if loop.finished else _asked(network, folder, readings, settings, begins=not loop.step)
+    for batch in asked:
+        seen.add(batch)
+    imagination = Imagination(asked) if asked else None
     watched: list[Asked] = []
     if settings.validate_every:
         scenes = ShownBatches(folder, network.config, seed=settings.seed, scenes=_WATCHED, split="val")
-        watched.append(keep(scenes.draw(0)))
+        watched.append(_projected(encoder, see(network, shown := scenes[0], bf16=settings.bf16), shown))
 
     def losses(batch: Asked, *, noisy: bool) -> tuple[AnswerLoss, Tensor, float]:
         with mixed_precision(network.device, bf16=settings.bf16):
             result = projected_loss(network, batch, None if not noisy else rivals, noisy=noisy)
             return result, *readings.loss(result, batch.facts[batch.views], batch.times)
 
-    def learn(shown: Shown | None) -> dict[str, Tensor | float]:
-        if shown is not None:
-            bank.add(keep(shown))
-        batch = bank.draw(np.random.default_rng([settings.seed, 23, loop.step]), _TOKENS)
+    def learn(new: Asked | None) -> dict[str, Tensor | float]:
+        rng = np.random.default_rng([settings.seed, 23, loop.step])
+        if new is None and not len(imagined):  # a run that goes on
+            new = heard[loop.step - loop.step % NEW_EVERY]
+        if new is not None:
+            imagined.add(new)
+        parts = [bank.draw(rng, tokens) for bank, tokens in zip((seen, imagined), _TOKENS, strict=True)]
+        if imagination is not None:
+            parts[1] = replace(parts[1], fused=imagination(parts[1], rng))
+        batch = Asked.joined(parts)
         result, off, named = losses(batch, noisy=True)
-        bank.answered(batch.kinds, result.mistakes, result.lengths)
+        of_seen = slice(len(parts[0].kinds))
+        of_imagined = slice(len(parts[0].kinds), None)
+        for bank, its in ((seen, of_seen), (imagined, of_imagined)):
+            bank.answered(batch.kinds[its], result.mistakes[its], result.lengths[its])
         right = result.right / result.answers
         return {"loss": result.loss + OF_READINGS * off, "right": right, "named": named, "off": off.detach()}
 
@@ -160,9 +170,12 @@ def teach_infusion(network: PixelReferNetwork, folder: Path, out: Path, settings
             result, batch.kinds
         )
 
+    heard = NewQuestions(
+        ReadingBatches(folder, network.config, seed=settings.seed, scenes=settings.reading_scenes)
+    )
     with contextlib.suppress(KeyboardInterrupt):  # the state is saved below: the run can go on
         loop.run(
-            loader(batches, range(loop.step, steps), workers=settings.workers),
+            loader(heard, range(loop.step, steps), workers=settings.workers),
             learn,
             validate if watched else None,
         )
@@ -172,7 +185,26 @@ def teach_infusion(network: PixelReferNetwork, folder: Path, out: Path, settings
     return loop.finished
 
 
-def _projected(network: PixelReferNetwork, shown: Shown, *, bf16: bool) -> Asked:
+def _asked(
+    network: PixelReferNetwork,
+    folder: Path,
+    readings: Readings,
+    settings: LanguageSettings,
+    *,
+    begins: bool,
+) -> list[Asked]:
+    """Questions about all scenes that are seen; an encoder that begins learns to look from the first."""
+    encoder = network.object_encoder
+    batches = ShownBatches(folder, network.config, seed=settings.seed, scenes=settings.infusion_scenes)
+    shown = iter(loader(batches, range(settings.infusion_batches), workers=settings.workers))
+    first = [(see(network, batch, bf16=settings.bf16), batch) for batch in islice(shown, _BEGUN_WITH)]
+    if begins:
+        begin_infusion(encoder, [seen for seen, _ in first], readings.signs, seed=settings.seed)
+    others = ((see(network, batch, bf16=settings.bf16), batch) for batch in shown)
+    return [_projected(encoder, *pair) for pair in chain(first, others)]
+
+
+def _projected(encoder: ObjectEncoder, seen: Seen, shown: Shown) -> Asked:
     """Its questions, with what the object encoder projects of each view."""
-    tokens = fused(network.object_encoder, see(network, shown, bf16=bf16))
-    return replace(shown.asked, fused=tokens.cpu())
+    asked = copy.deepcopy(shown.asked)  # each tensor of a worker's item holds a file open
+    return replace(asked, fused=fused(encoder, seen).cpu())

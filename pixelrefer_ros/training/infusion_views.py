@@ -70,33 +70,22 @@ class Shown:
     asked: Asked
 
 
-class ShownBatches(Dataset["Shown | None"]):
-    """Batches by number, the same in any process, on any run; new scenes in every so many of them."""
+class ShownBatches(Dataset[Shown]):
+    """Batches by number, the same in any process, on any run: pictures, and every third scene a video."""
 
     def __init__(
-        self,
-        folder: Path,
-        config: PixelReferConfig,
-        *,
-        seed: int,
-        scenes: int,
-        every: int = 1,
-        split: Split = "train",
+        self, folder: Path, config: PixelReferConfig, *, seed: int, scenes: int, split: Split = "train"
     ) -> None:
         """See `WorldBatches`."""
         self._folder, self._config = folder, config
-        self._seed, self._scenes, self._every, self._split = seed, scenes, every, split
+        self._seed, self._scenes, self._split = seed, scenes, split
 
     @cached_property
     def _tokenizer(self) -> ChatTokenizer:
         return tokenizer_of(self._folder)
 
-    def __getitem__(self, number: int) -> Shown | None:
-        """Draws batch ``number``, if it is one with new scenes."""
-        return None if number % self._every else self.draw(number)
-
-    def draw(self, number: int) -> Shown:
-        """New scenes: pictures, and every third one a video."""
+    def __getitem__(self, number: int) -> Shown:
+        """Draws batch ``number``."""
         owned = SEED_RANGES[self._split]
         rng = np.random.default_rng([self._seed, 19, number])
         drafts: list[tuple[Sight, str, Draft]] = []

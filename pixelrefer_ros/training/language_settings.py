@@ -34,11 +34,10 @@ class LanguageSettings:
             language (see `teach_reading`); 0 leaves it out.
         reading_scenes: per step of it, single pictures and videos.
         reading_rate: the learning rate at its highest.
-        infusion_steps: of the stage after that, in which object tokens learn to be what it reads (see
+        infusion_steps: of the stage after that, in which it learns to read object tokens (see
             `teach_infusion`); 0 leaves it out.
-        infusion_scenes: which join those that are kept, every few steps of that stage.
-        infusion_first: so many times as many scenes are seen before its first step, to begin with what is
-            linear in them (see `begin_infusion`).
+        infusion_scenes: of a batch that is seen before that stage's first step.
+        infusion_batches: so many of them.
         infusion_rate: the learning rate at its highest.
         steps: of each stage; 0 leaves the stage out.
         scenes: per step.
@@ -76,7 +75,7 @@ class LanguageSettings:
     reading_rate: float = 2e-3
     infusion_steps: int = 1700
     infusion_scenes: int = 12
-    infusion_first: int = 40
+    infusion_batches: int = 160
     infusion_rate: float = 2e-3
     steps: tuple[int, int] = (100, 600)
     scenes: int = 4

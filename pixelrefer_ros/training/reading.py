@@ -59,7 +59,8 @@ _STILL = replace(_VIDEO, frames=1, objects=(3, 8))
 _OF_VIDEOS = tuple(kind for kind in OFFERED if OFFERED[kind].views == "video")
 _OF_STILLS = tuple(kind for kind in OFFERED if OFFERED[kind].views != "video")
 _FEW_VIEWS = (2, 8)  # of every other video: few frames say as much of a motion, and cost less
-_AGAIN = 3  # steps of which one draws new questions
+NEW_EVERY = 3
+"""Steps of which one draws new questions."""
 _TOKENS = 2600  # of a step
 _FLAT = 0.6
 _WORDS_LEARN = 0.3  # share of the steps after which embeddings, and so signs, stay as they are
@@ -116,7 +117,7 @@ class NewQuestions(Dataset["Asked | None"]):
 
     def __getitem__(self, number: int) -> Asked | None:
         """What joins the bank before step ``number``."""
-        return None if number % _AGAIN else self._batches[number // _AGAIN]
+        return None if number % NEW_EVERY else self._batches[number // NEW_EVERY]
 
 
 def reading_loss(network: PixelReferNetwork, signs: Signs, batch: Asked) -> AnswerLoss:
@@ -196,7 +197,7 @@ def teach_reading(network: PixelReferNetwork, folder: Path, out: Path, settings:
             settle_words(network.language)
             readings.signs.requires_grad_(False)
         if new is None and not len(bank):  # a run that goes on
-            new = batches(settings.reading_scenes)[loop.step // _AGAIN]
+            new = batches(settings.reading_scenes)[loop.step // NEW_EVERY]
         if new is not None:
             bank.add(new)
         batch = bank.draw(np.random.default_rng([settings.seed, 29, loop.step]), _TOKENS)

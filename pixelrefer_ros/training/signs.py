@@ -96,16 +96,8 @@ class Signs(nn.Module):
     def meaning(self, facts: Facts) -> Tensor:
         """(V, D) float32: what an object's tokens all say."""
         device = self.sides.device
-        x, y, diameter, visible, angle = facts.measured.to(device).unbind(dim=1)
-        across, down = ((share * _CELLS).long().clamp(0, _CELLS - 1) for share in (x, y))
-        size = torch.bucketize(diameter.contiguous(), diameter.new_tensor(_LIMITS))
-        large = diameter.log() + 1.6  # about 0 in the middle
-        shares = torch.stack([x, y, large], dim=1)
-        waves = (math.pi * shares[:, :, None] * shares.new_tensor(_WAVES)).flatten(1)
-        turns = torch.stack([angle, 2 * angle], dim=1)
-        plain = torch.stack([4 * (x - 0.5), 4 * (y - 0.5), 1.5 * large, 2 * (visible - 0.8)], dim=1)
-        measures = torch.cat([plain, waves.sin(), waves.cos(), turns.sin(), turns.cos()], dim=1)
-        said = measures @ self.measured + self.cell[_CELLS * down + across] + self.size[size]
+        measures, cell, size = measured(facts.measured.to(device))
+        said = measures @ self.measured + self.cell[cell] + self.size[size]
         for table, column in zip(self._tables(), facts.named.to(device).unbind(dim=1), strict=True):
             said = said + table[column]
         return said
@@ -124,3 +116,25 @@ class Signs(nn.Module):
         self._spoken = None
         self.load_state_dict(load_file(path))
         return self
+
+
+def measured(measures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What an object's measures are told by.
+
+    Args:
+        measures: (V, 5), see `Facts.measured`.
+
+    Returns:
+        (V, 26) float32, numbers that near measures tell apart; (V,) the cell of the 3 x 3 grid; (V,) the
+        number of the word for its size.
+    """
+    x, y, diameter, visible, angle = measures.unbind(dim=1)
+    across, down = ((share * _CELLS).long().clamp(0, _CELLS - 1) for share in (x, y))
+    size = torch.bucketize(diameter.contiguous(), diameter.new_tensor(_LIMITS))
+    large = diameter.log() + 1.6  # about 0 in the middle
+    shares = torch.stack([x, y, large], dim=1)
+    waves = (math.pi * shares[:, :, None] * shares.new_tensor(_WAVES)).flatten(1)
+    turns = torch.stack([angle, 2 * angle], dim=1)
+    plain = torch.stack([4 * (x - 0.5), 4 * (y - 0.5), 1.5 * large, 2 * (visible - 0.8)], dim=1)
+    told = torch.cat([plain, waves.sin(), waves.cos(), turns.sin(), turns.cos()], dim=1)
+    return told, _CELLS * down + across, size

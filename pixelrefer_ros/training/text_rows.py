@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from torch.nn import functional
 
 from pixelrefer_ros.model import TURN_END, ChatTokenizer, PixelReferConfig, chat_pieces
 
@@ -46,6 +47,16 @@ class TextRows:
             ids[number, : len(row.ids)] = torch.tensor(row.ids)
             labels[number, : len(row.ids)] = torch.tensor(row.labels)
         return cls(ids, labels, length)
+
+    @classmethod
+    def joined(cls, parts: Sequence[TextRows]) -> TextRows:
+        """The rows of all of them, in order."""
+        longest = max(part.ids.shape[1] for part in parts)
+        ids, labels = (
+            torch.cat([functional.pad(rows, (0, longest - rows.shape[1]), value=filler) for rows in of])
+            for of, filler in (([part.ids for part in parts], 0), ([part.labels for part in parts], IGNORED))
+        )
+        return cls(ids, labels, torch.cat([part.length for part in parts]))
 
 
 def text_row(
