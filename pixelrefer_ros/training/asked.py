@@ -97,6 +97,7 @@ def ask(
         since += times * len(draft.objects)
         runs.append(len(times) * len(draft.objects))
         of_regions = [[None] if len(times) == 1 else times for _ in draft.objects]
-        rows.append(text_row(draft.question, draft.answer, of_regions, tokenizer, config, draft.lesson))
+        text = (draft.question, draft.answer, of_regions, tokenizer, config)
+        rows.append(text_row(*text, draft.lesson, draft.claim))
     asked = Asked(TextRows.padded(rows), views, Facts.of(looks), torch.tensor(since), kinds, runs)
     return asked, looks

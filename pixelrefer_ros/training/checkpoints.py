@@ -42,7 +42,7 @@ _QUIET = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Of a new PixelRefer-Lite. The defaults have 4.1 million parameters, and fit two CPU cores.
+    """Of a new PixelRefer-Lite. The defaults have 5.3 million parameters, and fit two CPU cores.
 
     Attributes:
         vision_width: of the vision encoder.
@@ -61,7 +61,7 @@ class Sizes:
     vision_layers: int = 6
     vision_heads: int = 4
     language_width: int = 256
-    language_layers: int = 4
+    language_layers: int = 6
     language_heads: int = 4
     mask_num: int = 8
     vocabulary: int = VOCABULARY

@@ -4,7 +4,7 @@
 Which of two is larger, what moves, grows or turns, and what was hidden follows from comparing them. An answer
 says it in a word after all of them, and from such words little of it is learned. So the last token of an
 object tells how it differs from the prompt's first object or its own first frame, and from the one before, by
-linear readings of the last layer but one, which are left out of the checkpoint.
+linear readings of the third layer, which are left out of the checkpoint.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from pixelrefer_ros.training.vision_pass import encode_pictures
 from pixelrefer_ros.types import RgbImage
 
 _PADDING = 0.2  # of a group of rows that go through the language model together
-_EARLY = 2  # layers
+_EARLY, _LATE = 2, 3  # layers
 _FEWEST_TOKENS = 512  # of a group: smaller ones cost more in calls than they save in padding
 
 
@@ -36,7 +36,7 @@ class AnswerLoss:
         lengths: (B,) int64: tokens of each answer.
         early: (P, n, D): hidden states after the language model's second layer at the tokens of each
             ``<REGION>`` run, in reading order.
-        late: (P, D): after its last layer but one, at the last token of each.
+        late: (P, D): after its third layer, at the last token of each.
         rows_of_runs: (P,) int64, the question of each.
     """
 
@@ -79,10 +79,12 @@ def embedded_loss(
 ) -> AnswerLoss:
     """The same of prompts and answers already embedded, (B, L, D)."""
     targets = text.labels.to(network.device)[:, 1:]
+    answered = targets == text.ids.to(network.device)[:, 1:]  # the others only could be said there
     hidden: list[Tensor] = []
     wanted: list[Tensor] = []
     row: list[Tensor] = []
     said: list[Tensor] = []
+    written: list[Tensor] = []
     count = network.config.mask_num
     places_of_runs = torch.eq(text.ids, network.config.region_token_id or 0).nonzero().to(network.device)
     states = embeddings.new_zeros(2, len(places_of_runs), embeddings.shape[-1])
@@ -104,17 +106,18 @@ def embedded_loss(
         hidden.append(found[:, :-1][asked])  # logits only where an answer is: saves the most
         wanted.append(own[asked])
         row.append(places[asked.nonzero()[:, 0]])
+        written.append(answered[places, : length - 1][asked])
         if rivals is not None:
             ids = text.ids[rows, : length - 1].to(network.device)
             said.append(torch.stack([ids, ids.roll(1, dims=1)])[:, asked])
     logits = network.language.lm_head(torch.cat(hidden)).float()
     answers, right_ones = torch.cat(wanted), torch.cat(row)
-    wrong = (logits.argmax(-1) != answers).long()
+    wrong = ((logits.argmax(-1) != answers) & torch.cat(written)).long()
     if rivals is not None:
         logits = rivals(logits, answers, *torch.cat(said, dim=1))
     mistakes = torch.zeros(len(targets), dtype=torch.long, device=network.device)
     mistakes.index_add_(0, right_ones, wrong)
-    lengths = (targets != IGNORED).sum(dim=1)
+    lengths = answered.sum(dim=1)
     weights = lengths.float().rsqrt()[right_ones]
     return AnswerLoss(
         loss=(F.cross_entropy(logits, answers, reduction="none") * weights).sum() / weights.sum(),
@@ -128,7 +131,7 @@ def embedded_loss(
 
 def _read_after(states: Sequence[Tensor]) -> tuple[int, int]:
     """After how many layers hidden states are read: of all layers' states, the embeddings being the first."""
-    return min(_EARLY, len(states) - 1), len(states) - 2
+    return min(_EARLY, len(states) - 1), min(_LATE, len(states) - 2)
 
 
 def prompt_embeddings(network: PixelReferNetwork, batch: Batch) -> Tensor:

@@ -29,7 +29,7 @@ class Readings:
     Attributes:
         signs: stand in place of object tokens.
         sides: read the hidden states of object tokens after two layers.
-        comparisons: read those of each object's last token after the last layer but one.
+        comparisons: read those of each object's last token after the third layer.
     """
 
     signs: Signs

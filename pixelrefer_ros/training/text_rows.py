@@ -29,7 +29,8 @@ class TextRows:
 
     Attributes:
         ids: (B, L) int64 tokens of prompt and answer, padded on the right.
-        labels: (B, L) int64, the ids of answers, `IGNORED` elsewhere.
+        labels: (B, L) int64, the ids of answers; of another token, what could be said there already, see
+            `text_row`; `IGNORED` elsewhere.
         length: (B,) tokens before the padding.
     """
 
@@ -66,6 +67,7 @@ def text_row(
     tokenizer: ChatTokenizer,
     config: PixelReferConfig,
     lesson: Sequence[tuple[str, str]] = (),
+    claim: tuple[str, str] | None = None,
 ) -> TextRow:
     """A question about objects at these times and its answer, as the model is to continue.
 
@@ -76,12 +78,19 @@ def text_row(
         tokenizer: of the model.
         config: of the model.
         lesson: what is heard and what is to be said to it, in turns; only the latter is learned.
+        claim: words of the question, and what could be said right after them: that is a label there, though
+            the question goes on. What is decided so early has only to be handed on.
 
     Raises:
         BadQuestion: it cannot be asked, see `chat_pieces`.
     """
     prompt = tokenizer.encode(chat_pieces(question, times, config.mask_num))
     row = TextRow(prompt, [IGNORED] * len(prompt))
+    if claim is not None:
+        phrase, decided = (tokenizer.encode([(words, False)]) for words in (f" {claim[0]}", claim[1]))
+        ends = [end for end in range(len(phrase), len(prompt)) if prompt[end - len(phrase) : end] == phrase]
+        if ends:
+            row.labels[ends[-1]] = decided[0]
     for heard, said in lesson:
         words, reply = tokenizer.encode([(heard, False)]), tokenizer.encode([(said, False)])
         row.ids.extend(words + reply)

@@ -125,9 +125,10 @@ def is_attribute(asking: Asking) -> Draft | None:
     asked = value if true else asking.choose([word for word in ATTRIBUTES[slot] if word != value])
     wordings = _IS_NOUN if slot == "shape" else _IS_ADJECTIVE
     words = {"asked": asked, "a_asked": article(asked), "value": value, "a": article(value)}
-    phrased = asking.phrase(wordings, yes="Yes" if true else "No", **words)
+    yes = "Yes" if true else "No"
+    phrased = asking.phrase(wordings, yes=yes, **words)
     # The longer answers say the value too; saying it is never wrong.
-    return asking.draft(phrased, [("answer", "yes" if true else "no")], known=[(slot, value)])
+    return asking.draft(phrased, [("answer", yes.lower())], known=[(slot, value)], claim=(asked, yes))
 
 
 def choice(asking: Asking) -> Draft | None:
@@ -156,8 +157,9 @@ def is_place(asking: Asking) -> Draft | None:
         return None
     true = asking.rng.random() < 0.5
     asked = value if true else asking.choose([word for word in PLACE_NAMES if word != value])
-    phrased = asking.phrase(_IS_PLACE, at=PLACE_PHRASES[asked], yes="Yes" if true else "No")
-    return asking.draft(phrased, [("answer", "yes" if true else "no")])
+    at, yes = PLACE_PHRASES[asked], "Yes" if true else "No"
+    phrased = asking.phrase(_IS_PLACE, at=at, yes=yes)
+    return asking.draft(phrased, [("answer", yes.lower())], claim=(at, yes))
 
 
 def checked(asking: Asking) -> Draft | None:

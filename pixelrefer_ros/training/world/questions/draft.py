@@ -26,6 +26,7 @@ class Draft:
         views: the frames looked at; one is a picture, several are a video.
         known: what else is true of the object.
         lesson: of one of `LESSONS`, the answer's parts: what is heard and what is to be said to it, in turns.
+        claim: of a question for yes or no, the words in it after which that is decided, and "Yes" or "No".
     """
 
     question: str
@@ -35,6 +36,7 @@ class Draft:
     views: tuple[int, ...]
     known: Facts = frozenset()
     lesson: tuple[tuple[str, str], ...] = ()
+    claim: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -79,11 +81,13 @@ class Asking:
         *,
         objects: tuple[int, ...] | None = None,
         known: Iterable[tuple[str, str]] = (),
+        claim: tuple[str, str] | None = None,
     ) -> Draft:
         """The draft of a phrased question and answer."""
         stated = frozenset(Fact(*fact) for fact in facts)
         true = frozenset(Fact(*fact) for fact in known)
-        return Draft(*phrased, stated, (self.number,) if objects is None else objects, self.views, true)
+        asked = (self.number,) if objects is None else objects
+        return Draft(*phrased, stated, asked, self.views, true, claim=claim)
 
     def lesson(
         self,

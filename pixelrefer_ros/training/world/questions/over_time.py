@@ -98,9 +98,9 @@ def is_motion(asking: Asking) -> Draft | None:
         return None
     true = asking.rng.random() < 0.5
     asked = value if true else asking.choose([word for word in MOTIONS if word != value])
-    yes = "yes" if true else "no"
-    phrased = asking.phrase(_IS_MOTION, asked=_ASKED[asked], yes=yes.capitalize())
-    return asking.draft(phrased, [("answer", yes)])
+    yes = "Yes" if true else "No"
+    phrased = asking.phrase(_IS_MOTION, asked=_ASKED[asked], yes=yes)
+    return asking.draft(phrased, [("answer", yes.lower())], claim=(_ASKED[asked], yes))
 
 
 def hidden_when(asking: Asking) -> Draft | None:
