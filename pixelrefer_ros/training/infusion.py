@@ -54,7 +54,7 @@ _WATCHED = 60  # validation scenes
 _BEGUN_WITH = 40  # batches from which it learns where to look, and what is nearest to signs
 _FLAT = 0.1
 _TOKENS = (2000, 3200)  # of a step, about pictures and imagined
-_NOISE = 0.25  # a tenth of the deviation between views
+_NOISE = 0.15  # views deviate by 2.5
 
 
 def projected_loss(
