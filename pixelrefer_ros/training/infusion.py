@@ -140,7 +140,7 @@ def teach_infusion(network: PixelReferNetwork, folder: Path, out: Path, settings
 
     def losses(batch: Asked, *, noisy: bool) -> tuple[AnswerLoss, Tensor, float]:
         with mixed_precision(network.device, bf16=settings.bf16):
-            result = projected_loss(network, batch, None if not noisy else rivals, noisy=noisy)
+            result = projected_loss(network, batch, rivals if noisy else None, noisy=noisy)
             return result, *readings.loss(result, batch.facts[batch.views], batch.times)
 
     def learn(new: Asked | None) -> dict[str, Tensor | float]:
