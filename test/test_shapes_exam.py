@@ -98,11 +98,12 @@ def test_a_wrong_answer_is_wrong(exam, kind):
 
 
 def test_yes_and_no_are_told_apart(exam):
-    opposite = {"Yes": "No.", "No": "Yes."}
-    asked = [each for each in questions(exam, every=1) if each.draft.answer.rstrip(".") in opposite]
-    assert {each.draft.answer.rstrip(".") for each in asked} == set(opposite)
-    for each in asked:
-        assert exam.mark(each, answered(each, opposite[each.draft.answer.rstrip(".")])).right is False
+    opposite = {"yes": "no", "no": "yes"}
+    said = [(each, *each.draft.answer.rstrip(".").rpartition(": ")) for each in questions(exam, every=1)]
+    asked = [(each, seen, yes) for each, seen, _, yes in said if yes in opposite]
+    assert {yes for _, _, yes in asked} == set(opposite)
+    for each, seen, yes in asked:
+        assert exam.mark(each, answered(each, f"{seen}: {opposite[yes]}.")).right is False
 
 
 def test_the_truth_is_that_of_the_image_answered_about_not_of_the_one_asked_at(exam):

@@ -53,8 +53,8 @@ def test_right_after_the_claim_its_truth_is_a_label(folder, kind):
         ]
         (place,) = asides
         assert tokenizer.decode(row.ids[:place]).endswith(f" {words}")
-        assert tokenizer.decode([row.labels[place]]) == yes
-        assert answer.startswith(yes)
+        assert tokenizer.decode([row.labels[place]]) == f" {yes}"
+        assert answer.endswith(f": {yes}.")
 
 
 def test_what_could_be_said_is_learned_and_is_no_part_of_the_answer(folder):

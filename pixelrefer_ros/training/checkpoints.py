@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,7 +16,6 @@ from torch import nn
 from transformers import Qwen2ForCausalLM, VideoLlama3VisionModel
 
 from pixelrefer_ros.model import (
-    EMBEDDINGS,
     HEAD,
     MODEL_TYPE,
     PATCH,
@@ -32,12 +30,10 @@ from pixelrefer_ros.model import (
     read_config,
     vision_config,
 )
+from pixelrefer_ros.training.first_weights import draw_weights
 from pixelrefer_ros.training.tokenizer import VOCABULARY, world_text, write_tokenizer
 
 CONFIG = "config.json"
-_WORDS = 0.06
-"""Deviation of embeddings of a new language model."""
-_QUIET = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +122,7 @@ def new_network(folder: Path, *, seed: int) -> PixelReferNetwork:
             ),
             language=Qwen2ForCausalLM(config.language),
         )
-        _draw(network)
+        draw_weights(network)
     return network
 
 
@@ -202,31 +198,3 @@ def recipe(**settings: Any) -> Mapping[str, Any]:
         name: asdict(value) if hasattr(value, "__dataclass_fields__") else value
         for name, value in settings.items()
     }
-
-
-def _draw(network: PixelReferNetwork) -> None:
-    """Truncated normal with the usual 1/sqrt(fan in); transformers' fixed 0.02 suits models much wider."""
-    for module in modules_of(network).values():
-        for name, parameter in module.named_parameters():
-            if parameter.dim() >= 2:
-                spread = _WORDS if name == EMBEDDINGS else 1 / math.sqrt(parameter[0].numel())
-                nn.init.trunc_normal_(parameter, std=spread, a=-2 * spread, b=2 * spread)
-            elif name.endswith("bias"):
-                nn.init.zeros_(parameter)
-    _let_copy(network.language)
-
-
-@torch.no_grad()
-def _let_copy(language: Qwen2ForCausalLM) -> None:
-    """Lets attention hand on what it looks at: each head's output is the transpose of its values.
-
-    A question is mostly answered by a word that object tokens say. With random outputs, to hand it on is
-    learned word by word; so it is there from the beginning, and hidden layers begin quietly.
-    """
-    for layer in language.model.layers:
-        attention: Any = layer.self_attn
-        values = attention.v_proj.weight.unflatten(0, (-1, attention.head_dim))
-        output = attention.o_proj.weight.unflatten(1, (-1, attention.head_dim))
-        for head in range(output.shape[1]):
-            output[:, head] = values[head // attention.num_key_value_groups].T
-        layer.mlp.down_proj.weight.mul_(_QUIET)

@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pixelrefer_ros.model import GLOBAL_SIDE, PATCH, PixelReferConfig, PixelReferNetwork, global_image
-from pixelrefer_ros.training.attributes import CELLS, SCENE, cells_of, draw_objects
+from pixelrefer_ros.training.attributes import ATTRIBUTES, CELLS, SCENE, cells_of, draw_objects
 from pixelrefer_ros.training.data import repeated
-from pixelrefer_ros.training.frame_losses import FrameBatch, FrameHeads, frame_losses
+from pixelrefer_ros.training.frame_losses import NOT_ASKED, FrameBatch, FrameHeads, frame_losses
 from pixelrefer_ros.training.language_settings import LanguageSettings
 from pixelrefer_ros.training.object_facts import Facts
 from pixelrefer_ros.training.vision_stage import teach_vision
@@ -45,6 +45,7 @@ _LEAST_MARGIN = 2.0  # patches
 _GROWN = 0.6  # share of the steps after which margins reach across the frame
 _FIRST_WHOLE, _ALL_WHOLE = 0.24, 0.72  # shares of the steps between which whole frames replace windows
 _OWN_SHARE = 0.5  # of a patch that an object covers at least, unless it covers no patch so far
+_EMPTY = 0.05  # share of the patches that show no object which are asked for it
 _INSIDE = 0.95  # of an object that a window shows at least, to name it
 _FLAT, _SCHEDULE = 0.5, 1.2  # see `Pace`
 _WATCHED = 40  # validation scenes
@@ -94,6 +95,7 @@ def draw_frames(
     own: list[Tensor] = []
     wholes: list[bool] = []
     views: list[tuple[Sight, int, int]] = []
+    patches: list[Tensor] = []
     for seed in seeds:
         renderer = Renderer(cast_scene(seed, scene))
         sight, frame, masks = Sight(renderer), global_image(renderer.rgb(0)), renderer.layers(0).visible
@@ -111,14 +113,21 @@ def draw_frames(
                 )
             )
             outlines.append(cells[rows, columns].reshape(-1, CELLS**2))
+            shown: list[tuple[NDArray[np.bool_], list[int]]] = []
             for number, of_object in shares.items():
                 inside = of_object[rows, columns]
                 if inside.sum() < _INSIDE * of_object.sum():
                     continue
                 picture_of.append(picture)
-                own.append(torch.from_numpy(_owned(inside)).flatten())
+                it = sight.scene.objects[number].combination
+                shown.append(
+                    (_owned(inside), [of.index(getattr(it, name)) for name, of in ATTRIBUTES.items()])
+                )
+                own.append(torch.from_numpy(shown[-1][0]).flatten())
                 wholes.append(entire)
                 views.append((sight, number, 0))
+            empty = cells[rows, columns].sum(axis=-1) == 0
+            patches.append(patch_names(empty, shown, rng))
     return FrameBatch(
         images=images,
         outlines=torch.from_numpy(np.concatenate(outlines)),
@@ -127,7 +136,28 @@ def draw_frames(
         whole=torch.tensor(wholes),
         facts=Facts.of(views),
         crops=draw_objects(seeds[::_CROPPED], config),
+        patches=torch.cat(patches),
     )
+
+
+def patch_names(
+    empty: NDArray[np.bool_],
+    shown: Sequence[tuple[NDArray[np.bool_], Sequence[int]]],
+    rng: np.random.Generator,
+) -> Tensor:
+    """(h w, 3) int64: what patches of a picture name, see `FrameBatch`.
+
+    Args:
+        empty: (h, w) bool, the patches that show no object.
+        shown: the objects that can be told: the (h, w) patches of each, and the places of its shape, colour
+            and surface among their values; the nearest last.
+        rng: which of the empty patches are asked for it: there are many more of them.
+    """
+    asked = empty & (rng.random(empty.shape) < _EMPTY)
+    named = np.where(asked, 0, NOT_ASKED)[:, :, None].repeat(len(ATTRIBUTES), axis=2)
+    for own, it in shown:
+        named[own] = np.add(it, 1)
+    return torch.from_numpy(named).flatten(0, 1)
 
 
 def own_patches(mask: Mask) -> NDArray[np.bool_]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Muon in float32: momentum whose matrices are made orthogonal (Jordan et al. 2024).
+"""Muon: momentum whose matrices are made orthogonal (Jordan et al. 2024).
 
 `torch.optim.Muon` iterates in bfloat16. On a CPU without instructions for it that took two thirds of every
-step. Here it is float32, and matrices of one shape go through the iteration together.
+step. Here it is float32 there, and matrices of one shape go through the iteration together.
 """
 
 from __future__ import annotations
@@ -73,8 +73,16 @@ def orthogonal(matrices: Tensor) -> Tensor:
     tall = matrices.shape[1] > matrices.shape[2]
     turned = matrices.mT if tall else matrices
     turned = turned / turned.norm(dim=(1, 2), keepdim=True).clamp(min=_LEAST_NORM)
+    if knows_bfloat16(matrices.device):
+        turned = turned.bfloat16()
     first, third, fifth = _ITERATION
     for _ in range(_ITERATIONS):
         square = turned @ turned.mT
         turned = first * turned + (third * square + fifth * square @ square) @ turned
+    turned = turned.to(matrices.dtype)
     return turned.mT if tall else turned
+
+
+def knows_bfloat16(device: torch.device) -> bool:
+    """Whether products of bfloat16 are faster than those of float32: twice as fast where a CPU knows them."""
+    return device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()

@@ -87,7 +87,7 @@ def text_row(
     prompt = tokenizer.encode(chat_pieces(question, times, config.mask_num))
     row = TextRow(prompt, [IGNORED] * len(prompt))
     if claim is not None:
-        phrase, decided = (tokenizer.encode([(words, False)]) for words in (f" {claim[0]}", claim[1]))
+        phrase, decided = (tokenizer.encode([(words, False)]) for words in (f" {claim[0]}", f" {claim[1]}"))
         ends = [end for end in range(len(phrase), len(prompt)) if prompt[end - len(phrase) : end] == phrase]
         if ends:
             row.labels[ends[-1]] = decided[0]

@@ -19,8 +19,8 @@ from torch.utils.data import Dataset
 
 from pixelrefer_ros.model import global_image
 from pixelrefer_ros.training.attributes import CELLS, AttributeBatch, cells_of
-from pixelrefer_ros.training.frame_losses import NOT_ASKED, FrameBatch
-from pixelrefer_ros.training.frames import SIDE, own_patches
+from pixelrefer_ros.training.frame_losses import FrameBatch
+from pixelrefer_ros.training.frames import SIDE, own_patches, patch_names
 from pixelrefer_ros.training.object_facts import OWN, SIDES, Facts
 from pixelrefer_ros.training.world import (
     SEED_RANGES,
@@ -34,7 +34,6 @@ from pixelrefer_ros.training.world import (
 from pixelrefer_ros.types import RgbImage
 
 SCENE = SceneSettings(frames=1, objects=(2, 8))
-_EMPTY = 0.05  # share of the patches that show no object which are asked for it: there are many more of them
 _LYING = ("crescent", "arrow")
 """Silhouettes whose axis of symmetry lies at angle 0; the others' stands."""
 _X, _Y, _ANGLE = 0, 1, 4  # columns of `Facts.measured`
@@ -117,12 +116,8 @@ def batch_of(
 
 
 def _patches(frame: WholeFrame, rng: np.random.Generator) -> Tensor:
-    """(576, 3) int64, see `FrameBatch`."""
-    asked = torch.from_numpy(rng.random((SIDE, SIDE)) < _EMPTY)
-    named = torch.where(asked, 0, NOT_ASKED)[:, :, None].repeat(1, 1, OWN)
-    for own, it in zip(frame.own, frame.facts.named, strict=True):  # the nearest object is the last
-        named[torch.from_numpy(own.copy())] = it[:OWN] + 1
-    return named.flatten(0, 1)
+    its = frame.facts.named[:, :OWN].tolist()
+    return patch_names(~frame.outline.any(axis=(2, 3)), list(zip(frame.own, its, strict=True)), rng)
 
 
 def _mirrored(facts: Facts, *, across: bool, down: bool) -> Facts:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from pixelrefer_ros.model import AnswerRequest, PixelReferLite, TimedTokens
+from pixelrefer_ros.model import AnswerRequest, ObjectTokens, PixelReferLite, TimedTokens
 from pixelrefer_ros.training.world import Example, Score
 
 MAX_TOKENS = 72
@@ -92,6 +92,7 @@ class AnswerScores:
 
 
 _WRONG_KEPT = 40
+_Views = dict[tuple[int, int, int], ObjectTokens]  # object tokens by scene, frame and object
 
 
 def ask(model: PixelReferLite, example: Example) -> str:
@@ -128,23 +129,45 @@ def answered(
             yield example, "".join(pieces)
 
 
-def look(model: PixelReferLite, example: Example) -> list[list[TimedTokens]]:
-    """The object tokens of every region in every frame of an example."""
+def look(model: PixelReferLite, example: Example, seen: _Views | None = None) -> list[list[TimedTokens]]:
+    """The object tokens of every region in every frame of an example.
+
+    Args:
+        model: what looks.
+        example: at what.
+        seen: views that need not be looked at again; takes up those that are.
+    """
+    seen = {} if seen is None else seen
     regions: list[list[TimedTokens]] = [[] for _ in example.masks]
     for place, (frame, time_s) in enumerate(zip(example.frames, example.times_s, strict=True)):
-        whole = model.encode_global(frame.rgb)
-        masks = [of_region[place] for of_region in example.masks]
-        for region, tokens in zip(regions, model.encode_objects(frame.rgb, masks, whole), strict=True):
-            region.append(TimedTokens(tokens, time_s))
+        keys = [(example.scene_seed, example.frame_indices[place], number) for number in example.objects]
+        new = [which for which, key in enumerate(keys) if key not in seen]
+        if new:
+            masks = [example.masks[which][place] for which in new]
+            found = model.encode_objects(frame.rgb, masks, model.encode_global(frame.rgb))
+            seen |= zip((keys[which] for which in new), found, strict=True)
+        for region, key in zip(regions, keys, strict=True):
+            region.append(TimedTokens(seen[key], time_s))
     return regions
 
 
 def score_answers(model: PixelReferLite, examples: Iterable[Example]) -> AnswerScores:
-    """Asks the model everything."""
+    """Asks the model everything; the questions of a scene should follow one another."""
     scores = AnswerScores()
-    for example, answer in answered(model, ((example, look(model, example)) for example in examples)):
+    for example, answer in answered(model, _looked_at(model, examples)):
         scores.add(example, answer)
     return scores
+
+
+def _looked_at(
+    model: PixelReferLite, examples: Iterable[Example]
+) -> Iterator[tuple[Example, list[list[TimedTokens]]]]:
+    seen: _Views = {}
+    scene: int | None = None
+    for example in examples:
+        if example.scene_seed != scene:
+            seen, scene = {}, example.scene_seed
+        yield example, look(model, example, seen)
 
 
 def score_shuffled(

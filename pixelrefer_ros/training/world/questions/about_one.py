@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Questions about the object itself: what it is, its attributes, where it is in the image."""
+"""Questions about the object itself: what it is, its attributes, where it is in the image.
+
+An answer of yes or no says what is seen before what follows from it, as those to comparisons do.
+"""
 
 from __future__ import annotations
 
@@ -56,14 +59,14 @@ _SIZE = (
     ("Tell me the size of <region>.", "The size is {value}."),
 )
 _IS_ADJECTIVE = (
-    ("Is <region> {asked}?", "{yes}."),
-    ("Is the object <region> {asked}? Answer yes or no.", "{yes}"),
-    ("Would you call <region> {asked}?", "{yes}, it is {value}."),
+    ("Is <region> {asked}?", "It is {value}: {yes}."),
+    ("Tell me whether <region> is {asked}.", "It is {value}: {yes}."),
+    ("Would you call <region> {asked}?", "It is {value}: {yes}."),
 )
 _IS_NOUN = (
-    ("Is <region> {a_asked}?", "{yes}."),
-    ("Is the object <region> {a_asked}? Answer yes or no.", "{yes}"),
-    ("Would you call <region> {a_asked}?", "{yes}, it is {a}."),
+    ("Is <region> {a_asked}?", "It is {a}: {yes}."),
+    ("Tell me whether <region> is {a_asked}.", "It is {a}: {yes}."),
+    ("Would you call <region> {a_asked}?", "It is {a}: {yes}."),
 )
 _CHOICE_QUESTIONS = {
     "color": "What color is <region>?",
@@ -77,8 +80,8 @@ _PLACE = (
     ("Tell me the position of <region>.", "It is {at}."),
 )
 _IS_PLACE = (
-    ("Is <region> {at} of the image?", "{yes}."),
-    ("Is the object <region> {at} of the picture? Answer yes or no.", "{yes}"),
+    ("Is <region> {at} of the image?", "It is {found}: {yes}."),
+    ("Tell me whether <region> is {at} of the picture.", "It is {found}: {yes}."),
 )
 
 
@@ -125,10 +128,9 @@ def is_attribute(asking: Asking) -> Draft | None:
     asked = value if true else asking.choose([word for word in ATTRIBUTES[slot] if word != value])
     wordings = _IS_NOUN if slot == "shape" else _IS_ADJECTIVE
     words = {"asked": asked, "a_asked": article(asked), "value": value, "a": article(value)}
-    yes = "Yes" if true else "No"
+    yes = "yes" if true else "no"
     phrased = asking.phrase(wordings, yes=yes, **words)
-    # The longer answers say the value too; saying it is never wrong.
-    return asking.draft(phrased, [("answer", yes.lower())], known=[(slot, value)], claim=(asked, yes))
+    return asking.draft(phrased, [("answer", yes)], known=[(slot, value)], claim=(asked, yes))
 
 
 def choice(asking: Asking) -> Draft | None:
@@ -157,13 +159,13 @@ def is_place(asking: Asking) -> Draft | None:
         return None
     true = asking.rng.random() < 0.5
     asked = value if true else asking.choose([word for word in PLACE_NAMES if word != value])
-    at, yes = PLACE_PHRASES[asked], "Yes" if true else "No"
-    phrased = asking.phrase(_IS_PLACE, at=at, yes=yes)
-    return asking.draft(phrased, [("answer", yes.lower())], claim=(at, yes))
+    at, yes = PLACE_PHRASES[asked], "yes" if true else "no"
+    phrased = asking.phrase(_IS_PLACE, at=at, found=PLACE_PHRASES[value], yes=yes)
+    return asking.draft(phrased, [("answer", yes)], known=[("place", value)], claim=(at, yes))
 
 
 def checked(asking: Asking) -> Draft | None:
-    """A lesson: attributes and places, each with yes or no; and its own place."""
+    """A lesson: attributes and places, each with what it is, and so yes or no; and its own place."""
     at = asking.sight.place(asking.number, asking.newest)
     true = {slot: value_of(asking, slot) for slot in ATTRIBUTES} | {"place": at}
     words = ATTRIBUTES | {"place": PLACE_NAMES}
@@ -173,7 +175,7 @@ def checked(asking: Asking) -> Draft | None:
         slot = asking.choose(clear)
         asked = str(true[slot]) if asking.rng.random() < 0.5 else asking.choose(words[slot])
         said = article(asked) if slot == "shape" else PLACE_PHRASES[asked] if slot == "place" else asked
-        items.append((said, "Yes" if asked == true[slot] else "No"))
+        items.append((said, f"{true[slot]}: {'yes' if asked == true[slot] else 'no'}"))
     if at is not None:
         items.append(("where", at))
     return asking.lesson("Check <region>.", items)

@@ -40,8 +40,8 @@ _BEHIND = (
     ("Which object is partly hidden by <region>?", "{A}."),
 )
 _IS_BESIDE = (
-    ("Is there {a} {side} <region>?", "{yes}."),
-    ("Do you see {a} {side} <region>? Answer yes or no.", "{yes}"),
+    ("Is there {a} {side} <region>?", "There is {found}: {yes}."),
+    ("Do you see {a} {side} <region>?", "There is {found}: {yes}."),
 )
 
 
@@ -76,7 +76,7 @@ def is_beside(asking: Asking) -> Draft | None:
     if not isinstance(found, int):
         return None
     true = asking.rng.random() < 0.5
-    asked = name(asking.sight, found)
+    asked = there = name(asking.sight, found)
     if not true:
         present = {name(asking.sight, number) for number in range(len(asking.sight.scene.objects))}
         combination = asking.sight.scene.objects[found].combination
@@ -86,8 +86,10 @@ def is_beside(asking: Asking) -> Draft | None:
             if f"{c} {combination.shape}" not in present
         ]
         asked = f"{asking.choose(colors)} {combination.shape}"
-    phrased = asking.phrase(_IS_BESIDE, a=article(asked), side=_SIDE_WORDS[side], yes="Yes" if true else "No")
-    return asking.draft(phrased, [("answer", "yes" if true else "no")])
+    yes, words = "yes" if true else "no", {"a": article(asked), "found": article(there)}
+    phrased = asking.phrase(_IS_BESIDE, side=_SIDE_WORDS[side], yes=yes, **words)
+    known = zip(("color", "shape"), there.split(), strict=True)
+    return asking.draft(phrased, [("answer", yes)], known=known)
 
 
 def front(asking: Asking) -> Draft | None:
@@ -122,7 +124,7 @@ def around(asking: Asking) -> Draft | None:
         items.append((side, who))
         for asked in (who, asking.choose(present), f"{asking.choose(tuple(COLORS))} {asking.choose(SHAPES)}"):
             if asked != NOTHING and asking.rng.random() < 0.5:
-                items.append((f"{article(asked)} {side}", "Yes" if asked == who else "No"))
+                items.append((f"{article(asked)} {side}", f"{who}: {'yes' if asked == who else 'no'}"))
     return asking.lesson("Look around <region>.", items)
 
 

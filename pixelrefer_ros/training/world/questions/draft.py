@@ -26,7 +26,7 @@ class Draft:
         views: the frames looked at; one is a picture, several are a video.
         known: what else is true of the object.
         lesson: of one of `LESSONS`, the answer's parts: what is heard and what is to be said to it, in turns.
-        claim: of a question for yes or no, the words in it after which that is decided, and "Yes" or "No".
+        claim: of a question for yes or no, the words in it after which that is decided, and "yes" or "no".
     """
 
     question: str
@@ -101,7 +101,8 @@ class Asking:
 
         The answer holds what is asked, one thing after the other, each with what is to be said to it. What is
         asked is heard, not learned: to guess it would be most of the work, and teach nothing. What is said
-        begins with what is decided: behind as little as a "The" it stayed a guess.
+        begins with what is decided: behind as little as a "The" it stayed a guess. It begins with a space, as
+        within an answer: a tokenizer has other tokens for words that begin one.
 
         Args:
             question: with one ``<region>`` per object.
@@ -117,7 +118,7 @@ class Asking:
             return None
         parts = [unique[i] for i in self.rng.permutation(len(unique))[:most]]
         answer = "; ".join(f"{heard}: {said}" for heard, said in parts)
-        lesson = tuple((f" {heard}", said) for heard, said in parts)
+        lesson = tuple((f" {heard}", f" {said}") for heard, said in parts)
         return replace(self.draft((question, answer), [], objects=objects), lesson=lesson)
 
 

@@ -44,12 +44,12 @@ _DIRECTION = (
     ("In which direction is <region> moving?", "It {does}."),
 )
 _MOVING = (
-    ("Is <region> moving?", "{yes}, it {does}."),
-    ("Does <region> move from one place to another? Answer yes or no.", "{yes}"),
+    ("Is <region> moving?", "It {does}: {yes}."),
+    ("Does <region> move from one place to another?", "It {does}: {yes}."),
 )
 _IS_MOTION = (
-    ("Is <region> {asked}?", "{yes}."),
-    ("In the video, is <region> {asked}? Answer yes or no.", "{yes}"),
+    ("Is <region> {asked}?", "It {does}: {yes}."),
+    ("In the video, is <region> {asked}?", "It {does}: {yes}."),
 )
 _HIDDEN_WHEN = (
     ("When was <region> hidden?", "It was hidden between {start} s and {end} s."),
@@ -58,10 +58,13 @@ _HIDDEN_WHEN = (
 )
 _NEVER = tuple((question, "It was never hidden.") for question, _ in _HIDDEN_WHEN)
 _HIDDEN_EVER = (
-    ("Was <region> hidden at any time?", "{yes}."),
-    ("Is <region> out of sight at some time? Answer yes or no.", "{yes}"),
+    ("Was <region> hidden at any time?", "It was {hidden}: {yes}."),
+    ("Is <region> out of sight at some time?", "It was {hidden}: {yes}."),
 )
-_ALWAYS = (("Was <region> visible all the time?", "{yes}."), ("Can <region> always be seen?", "{yes}."))
+_ALWAYS = (
+    ("Was <region> visible all the time?", "It was {hidden}: {yes}."),
+    ("Can <region> always be seen?", "It was {hidden}: {yes}."),
+)
 _PLACE_AT = (
     ("Where is <region> at {time} s?", "It is {at} of the image."),
     ("In which part of the image is <region> at {time} s?", "{at}"),
@@ -87,7 +90,7 @@ def moving(asking: Asking) -> Draft | None:
     if value not in ("still", *DIRECTIONS) or value is None:
         return None
     yes = "no" if value == "still" else "yes"
-    phrased = asking.phrase(_MOVING, yes=yes.capitalize(), does=MOTION_PHRASES[value])
+    phrased = asking.phrase(_MOVING, yes=yes, does=MOTION_PHRASES[value])
     return asking.draft(phrased, [("answer", yes)], known=[("motion", value)])
 
 
@@ -98,9 +101,9 @@ def is_motion(asking: Asking) -> Draft | None:
         return None
     true = asking.rng.random() < 0.5
     asked = value if true else asking.choose([word for word in MOTIONS if word != value])
-    yes = "Yes" if true else "No"
-    phrased = asking.phrase(_IS_MOTION, asked=_ASKED[asked], yes=yes)
-    return asking.draft(phrased, [("answer", yes.lower())], claim=(_ASKED[asked], yes))
+    yes = "yes" if true else "no"
+    phrased = asking.phrase(_IS_MOTION, asked=_ASKED[asked], does=MOTION_PHRASES[value], yes=yes)
+    return asking.draft(phrased, [("answer", yes)], known=[("motion", value)], claim=(_ASKED[asked], yes))
 
 
 def hidden_when(asking: Asking) -> Draft | None:
@@ -125,7 +128,11 @@ def hidden_ever(asking: Asking) -> Draft | None:
         (_HIDDEN_EVER, hidden != "never") if asking.rng.random() < 0.5 else (_ALWAYS, hidden == "never")
     )
     yes = "yes" if true else "no"
-    return asking.draft(asking.phrase(wordings, yes=yes.capitalize()), [("answer", yes)])
+    if isinstance(hidden, str):
+        said, known = "never hidden", [("hidden", hidden)]
+    else:
+        said, known = "hidden between {start} s and {end} s".format(**times(hidden)), hiding_facts(hidden)
+    return asking.draft(asking.phrase(wordings, hidden=said, yes=yes), [("answer", yes)], known=known)
 
 
 def place_at(asking: Asking) -> Draft | None:
@@ -145,12 +152,16 @@ def watched(asking: Asking) -> Draft | None:
     hidden = hiding_of(asking.sight, asking.number, asking.views)
     items = []
     if motion is not None:
-        items += [(asked, "Yes" if word == motion else "No") for word, asked in _ASKED.items()]
-        items = [item for item in items if item[1] == "Yes" or asking.rng.random() < 0.5]
-        items.append(("what it does", MOTION_PHRASES[motion]))
+        does = MOTION_PHRASES[motion]
+        items += [
+            (asked, f"{does}: {'yes' if word == motion else 'no'}")
+            for word, asked in _ASKED.items()
+            if word == motion or asking.rng.random() < 0.5
+        ]
+        items.append(("what it does", does))
     if hidden is not None:
         never = isinstance(hidden, str)
-        items += [("hidden", "No" if never else "Yes"), ("always visible", "Yes" if never else "No")]
+        items += [("hidden", "no" if never else "yes"), ("always visible", "yes" if never else "no")]
         when = "never" if isinstance(hidden, str) else "{start} s to {end} s".format(**times(hidden))
         items.append(("when hidden", when))
     for index in asking.views:
