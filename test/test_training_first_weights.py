@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a new model can do before it has learned anything: look at neighbours, find what is alike, hand it on."""
+"""What a new model does before it has learned anything: it looks at neighbours, and for what is alike."""
 
 from __future__ import annotations
 

@@ -275,7 +275,7 @@ def test_the_stage_goes_on_with_the_readings_of_the_one_before(network, tmp_path
 
 
 def test_the_stage_lowers_its_loss_and_logs_crops_of_the_steps_that_show_them(network, tmp_path):
-    settings = replace(LIGHT, side_steps=40, log_every=10, validate_every=40, attribute_rate=3e-3)
+    settings = replace(LIGHT, side_steps=60, log_every=15, validate_every=60, attribute_rate=3e-3)
     assert teach_sides(network, tmp_path, settings)
     for name, lines in (("log.csv", 4), ("validation.csv", 1)):
         with (tmp_path / name).open(newline="") as file:

@@ -102,7 +102,7 @@ class AttributeBatches(Dataset[AttributeBatch]):
 
 
 def draw_objects(seeds: Sequence[int], config: PixelReferConfig) -> AttributeBatch:
-    """Every object that can be told in the scenes of these seeds."""
+    """Every object that can be told in the scenes of these seeds; there may be none."""
     images: list[RgbImage] = []
     own: list[Tensor] = []
     outlines: list[Tensor] = []
@@ -125,6 +125,8 @@ def draw_objects(seeds: Sequence[int], config: PixelReferConfig) -> AttributeBat
                 torch.from_numpy(_outline(crop, masks[number])[rows, columns].reshape(-1, CELLS**2))
             )
             labels.append([of.index(getattr(spec.combination, name)) for name, of in ATTRIBUTES.items()])
+    if not images:
+        return AttributeBatch([], [], torch.zeros(0, CELLS**2), torch.zeros(0, len(ATTRIBUTES)).long())
     return AttributeBatch(images, own, torch.cat(outlines), torch.tensor(labels))
 
 

@@ -92,7 +92,7 @@ def _let_match(language: Qwen2ForCausalLM) -> None:
 
 @torch.no_grad()
 def _see_waves(embedding: nn.Conv2d) -> None:
-    """Lets each number of a patch's embedding be one wave: cosines of brightness and colour, coarse ones first.
+    """Lets each number of a patch's embedding be one wave, of brightness or colour, coarse ones first.
 
     Random filters are mostly noise to pictures, whose neighbouring pixels are alike. Fine waves are weak in
     pictures, and are amplified as much.

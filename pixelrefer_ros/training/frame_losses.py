@@ -18,6 +18,7 @@ from pixelrefer_ros.training.attributes import (
     attribute_losses,
     share,
 )
+from pixelrefer_ros.training.led_attention import LedAttention
 from pixelrefer_ros.training.object_facts import (
     COLOR,
     COLUMNS,
@@ -52,6 +53,7 @@ class FrameBatch:
         crops: objects by themselves, as in the stage before; None where none are shown.
         patches: (patches of all images, 3) int64, the place of the shape, colour and surface that each shows
             among their values, from 1 on; 0: it shows no object; or `NOT_ASKED`. None: no patch is asked.
+        beside: (V, sides) int64, see `LedAttention`; None: attention is not led.
     """
 
     images: list[RgbImage]
@@ -62,6 +64,7 @@ class FrameBatch:
     facts: Facts
     crops: AttributeBatch | None
     patches: Tensor | None = None
+    beside: Tensor | None = None
 
 
 class FrameHeads(nn.Module):
@@ -88,6 +91,7 @@ def frame_losses(
     bf16: bool = False,
     around_weight: float = 0.3,
     pose_weight: float = 0.0,
+    led_weight: float = 0.0,
 ) -> dict[str, Tensor | float]:
     """What the encoder is taught by, and how much of it is right.
 
@@ -98,16 +102,21 @@ def frame_losses(
         bf16: compute the encoder in bfloat16.
         around_weight: of the loss of each column that says who is around.
         pose_weight: of the loss of how large an object is and how it is turned.
+        led_weight: of where attention is led to, see `LedAttention`.
 
     Returns:
         "loss"; the shares of "shape", "color" and "surface" named rightly; "around": of the colours and
         shapes of who is on a side; "off": mean distance of the middle, as shares of the frame's sides;
-        "size": mean distance of the diameter's logarithm; "turn": of the angle's sine and cosine; "crops":
-        the share of crops of which every attribute is named, where there are any.
+        "size": mean distance of the diameter's logarithm; "turn": of the angle's sine and cosine; "led": the
+        share of attention that is where it is led to, and "crops": that of crops of which every attribute is
+        named, where there are any.
     """
     device = heads.outline.weight.device
+    led = None
+    if batch.beside is not None:
+        led = LedAttention(len(vision.encoder.layers), batch.picture_of, batch.own, batch.beside)
     with mixed_precision(device, bf16=bf16):
-        features = encode_pictures(vision, batch.images)
+        features = encode_pictures(vision, batch.images, led)
     means = [
         features[picture][own.to(device)].mean(dim=0)
         for picture, own in zip(batch.picture_of, batch.own, strict=True)
@@ -141,6 +150,9 @@ def frame_losses(
     if batch.crops is not None:
         of_crops = attribute_losses(vision, heads.crops, batch.crops, bf16=bf16)
         loss, crops["crops"] = loss + of_crops["loss"], of_crops["right"]
+    looked: dict[str, Tensor | float] = {}
+    if led is not None:
+        loss, looked["led"] = loss + led_weight * led.loss().to(device), led.share()
     every = torch.cat(around)
     return {
         "loss": loss,
@@ -149,6 +161,7 @@ def frame_losses(
         "off": float(off.detach().mean()) if len(off) else 0.0,
         "size": float(pose[:, 0].detach().abs().mean()),
         "turn": float(pose[:, 1:].detach().norm(dim=1).mean()),
+        **looked,
         **crops,
     }
 

@@ -128,6 +128,7 @@ def draw_frames(
                 views.append((sight, number, 0))
             empty = cells[rows, columns].sum(axis=-1) == 0
             patches.append(patch_names(empty, shown, rng))
+    crops = draw_objects(seeds[::_CROPPED], config)
     return FrameBatch(
         images=images,
         outlines=torch.from_numpy(np.concatenate(outlines)),
@@ -135,7 +136,7 @@ def draw_frames(
         own=own,
         whole=torch.tensor(wholes),
         facts=Facts.of(views),
-        crops=draw_objects(seeds[::_CROPPED], config),
+        crops=crops if crops.images else None,
         patches=torch.cat(patches),
     )
 

@@ -64,13 +64,13 @@ class LanguageSettings:
     """
 
     seed: int = 0
-    attribute_steps: int = 1500
-    attribute_scenes: int = 14
-    frame_steps: int = 1300
+    attribute_steps: int = 1100
+    attribute_scenes: int = 5
+    frame_steps: int = 600
     side_steps: int = 3000
-    frame_scenes: int = 10
+    frame_scenes: int = 8
     attribute_rate: float = 1.5e-3
-    reading_steps: int = 2500
+    reading_steps: int = 2000
     reading_scenes: tuple[int, int] = (4, 2)
     reading_rate: float = 2e-3
     infusion_steps: int = 1700

@@ -61,9 +61,9 @@ _OF_STILLS = tuple(kind for kind in OFFERED if OFFERED[kind].views != "video")
 _FEW_VIEWS = (2, 8)  # of every other video: few frames say as much of a motion, and cost less
 NEW_EVERY = 3
 """Steps of which one draws new questions."""
-_TOKENS = 2600  # of a step
+_TOKENS = 5200  # of a step
 _FLAT = 0.6
-_WORDS_LEARN = 0.3  # share of the steps after which embeddings, and so signs, stay as they are
+_WORDS_LEARN = 0.15  # share of the steps after which embeddings, and so signs, stay as they are
 OF_READINGS = 0.15
 """Weight of the readings from then on: as loud as answers for longer, they hold answers back."""
 

@@ -2,9 +2,9 @@
 """Teaches a vision encoder that sees whole frames who is beside whom, and how objects are posed.
 
 Of all that a frame shows, who is beside whom takes longest: a patch has to look for the nearest other object
-on one side, and tell what it is. It takes many looks more than it takes frames, so most of those that a step
-shows have been shown before. How large an object is and how it is turned tells what it does over time. Its
-crop is scaled and shows neither size nor frame; nothing else that is learned needs its angle.
+on one side, and tell what it is. Where to look is told (`led_attention`). It takes many looks more than it
+takes frames, so most of those that a step shows have been shown before. How large an object is and how it is
+turned tells what it does over time. Its crop is scaled and shows neither size nor frame; nothing else that is learned needs its angle.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ _NEW_CROPS = 2  # of so many steps with crops, one shows new ones
 _CROPPED = 2  # scenes of a batch of crops
 _FLAT = 0.5  # see `Pace`
 _AROUND, _POSE = 1.0, 2.0  # weights of each column of who is around, and of size and angle
+_LED = 2.0  # weight of where attention is led to
 
 
 class Shown(NamedTuple):
@@ -117,7 +118,7 @@ def teach_sides(network: PixelReferNetwork, out: Path, settings: LanguageSetting
         STAGE,
         network,
         FrameHeads,
-        partial(frame_losses, around_weight=_AROUND, pose_weight=_POSE),
+        partial(frame_losses, around_weight=_AROUND, pose_weight=_POSE, led_weight=_LED),
         batches=SideSteps(network.config, settings.seed, settings.frame_scenes, settings.workers),
         watched=frames.watched_frames(network.config, settings),
         out=out,

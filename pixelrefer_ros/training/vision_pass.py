@@ -7,8 +7,9 @@ over all patches of a pass together, and attention runs once per group of pictur
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,12 +53,20 @@ class _Group:
         return len(self.lengths), max(self.lengths)
 
 
-def encode_pictures(vision: VideoLlama3VisionModel, pictures: Sequence[RgbImage]) -> list[Tensor]:
+Watch = Callable[[int, Sequence[int], Tensor], None]
+"""Is shown a layer's number, the numbers of pictures, and (patches of all of them, 3, heads, width): rotated
+queries, rotated keys, and values."""
+
+
+def encode_pictures(
+    vision: VideoLlama3VisionModel, pictures: Sequence[RgbImage], watch: Watch | None = None
+) -> list[Tensor]:
     """Features of pictures, as the encoder's own forward computes them.
 
     Args:
         vision: the encoder; merges no patches (PixelRefer never does).
         pictures: each (14 h, 14 w, 3) uint8 RGB.
+        watch: is shown what attends to what.
 
     Returns:
         One (h w, D_v) per picture, in float32 under autocast, otherwise of the weights' dtype.
@@ -67,13 +76,22 @@ def encode_pictures(vision: VideoLlama3VisionModel, pictures: Sequence[RgbImage]
     order = sorted(range(len(pictures)), key=lambda i: _patches(pictures[i]))  # like lengths side by side
     for numbers in _passes(order, pictures, PATCHES_PER_PASS.get(weight.device.type, 65536)):
         chosen = [pictures[number] for number in numbers]
-        features = _encode(vision, chosen).split([_patches(picture) for picture in chosen])
+        seen = None if watch is None else partial(_seen, watch, numbers)
+        features = _encode(vision, chosen, seen).split([_patches(picture) for picture in chosen])
         for number, feature in zip(numbers, features, strict=True):
             found[number] = feature
     return [feature for feature in found if feature is not None]
 
 
-def _encode(vision: VideoLlama3VisionModel, pictures: list[RgbImage]) -> Tensor:
+def _seen(watch: Watch, numbers: Sequence[int], layer: int, mixed: Tensor) -> None:
+    watch(layer, numbers, mixed)
+
+
+def _encode(
+    vision: VideoLlama3VisionModel,
+    pictures: list[RgbImage],
+    watch: Callable[[int, Tensor], None] | None = None,
+) -> Tensor:
     embedding = vision.embeddings.patch_embedding
     device, dtype = embedding.weight.device, embedding.weight.dtype
     pixels = torch.cat([patchify(picture, device=device) for picture in pictures]).to(dtype)
@@ -83,14 +101,21 @@ def _encode(vision: VideoLlama3VisionModel, pictures: list[RgbImage]) -> Tensor:
     angles = _rotations(vision, pictures)
     groups = _groups([_patches(picture) for picture in pictures], device)
     layers: Any = vision.encoder.layers
-    for layer in layers:
-        hidden = hidden + _attend(layer.self_attn, layer.layer_norm1(hidden), angles, groups)
+    for number, layer in enumerate(layers):
+        seen = None if watch is None else partial(watch, number)
+        hidden = hidden + _attend(layer.self_attn, layer.layer_norm1(hidden), angles, groups, seen)
         hidden = hidden + layer.mlp(layer.layer_norm2(hidden))
     features: Tensor = vision.post_layernorm(hidden)
     return features
 
 
-def _attend(attention: Any, hidden: Tensor, angles: tuple[Tensor, Tensor], groups: list[_Group]) -> Tensor:
+def _attend(
+    attention: Any,
+    hidden: Tensor,
+    angles: tuple[Tensor, Tensor],
+    groups: list[_Group],
+    watch: Callable[[Tensor], None] | None = None,
+) -> Tensor:
     heads, width = attention.num_heads, attention.head_dim
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
     weight = torch.cat([projection.weight for projection in projections])
@@ -102,6 +127,8 @@ def _attend(attention: Any, hidden: Tensor, angles: tuple[Tensor, Tensor], group
     # Halves are paired, as in the encoder: (a, b) -> (a cos - b sin, b cos + a sin).
     turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(mixed.dtype)
     mixed = torch.cat((turned, value), dim=1)
+    if watch is not None:
+        watch(mixed)
     found = [
         _attend_group(mixed[group.first : group.first + group.patches], group, attention.scaling)
         for group in groups
@@ -118,7 +145,7 @@ def _attend_group(mixed: Tensor, group: _Group, scaling: float) -> Tensor:
     query, key, value = mixed.unflatten(0, (count, length)).permute(2, 0, 3, 1, 4)
     mask = None if group.mask is None else group.mask.expand(-1, -1, length, -1)
     if query.device.type == "cpu":
-        # The fused kernel is faster in float32 than plain products of its size are in bfloat16, and than itself.
+        # The fused kernel is faster in float32 than it is, or plain products are, in bfloat16.
         query, key, value = query.float(), key.float(), value.float()
         with torch.autocast("cpu", enabled=False), sdpa_kernel(_FUSED):
             attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)

@@ -21,8 +21,10 @@ from pixelrefer_ros.model import global_image
 from pixelrefer_ros.training.attributes import CELLS, AttributeBatch, cells_of
 from pixelrefer_ros.training.frame_losses import FrameBatch
 from pixelrefer_ros.training.frames import SIDE, own_patches, patch_names
+from pixelrefer_ros.training.led_attention import LED_SIDES, UNKNOWN
 from pixelrefer_ros.training.object_facts import OWN, SIDES, Facts
 from pixelrefer_ros.training.world import (
+    NOTHING,
     SEED_RANGES,
     SHAPES,
     TURNS,
@@ -30,6 +32,7 @@ from pixelrefer_ros.training.world import (
     SceneSettings,
     Sight,
     cast_scene,
+    who_is,
 )
 from pixelrefer_ros.types import RgbImage
 
@@ -48,12 +51,14 @@ class WholeFrame:
         outline: (24, 24, 7, 7) bool, which cells of each patch show any object.
         own: (V, 24, 24) bool, the patches that show each.
         facts: of them.
+        beside: (V, sides) int64, see `LedAttention`.
     """
 
     image: RgbImage
     outline: NDArray[np.bool_]
     own: NDArray[np.bool_]
     facts: Facts
+    beside: NDArray[np.int64]
 
     def mirrored(self, *, across: bool = False, down: bool = False) -> WholeFrame:
         """Left and right swapped, above and below swapped, both, or neither."""
@@ -63,6 +68,7 @@ class WholeFrame:
             self.outline[rows, columns, rows, columns],
             self.own[:, rows, columns],
             _mirrored(self.facts, across=across, down=down),
+            self.beside[:, _mirrored_sides(across=across, down=down)],
         )
 
 
@@ -95,7 +101,15 @@ def draw_frame(sight: Sight) -> WholeFrame | None:
         cells.reshape(SIDE, SIDE, CELLS, CELLS) > 0,
         np.stack([own_patches(masks[number]) for number in told]),
         Facts.of([(sight, number, 0) for number in told]),
+        np.array([_beside(sight, number, told) for number in told]),
     )
+
+
+def _beside(sight: Sight, number: int, told: list[int]) -> list[int]:
+    """Who is on each of `LED_SIDES` of an object, as places among those that are told."""
+    found = [who_is(sight, number, 0, side) for side in LED_SIDES]
+    own = told.index(number)
+    return [own if who == NOTHING else told.index(who) if who in told else UNKNOWN for who in found]
 
 
 def batch_of(
@@ -110,14 +124,25 @@ def batch_of(
         own=[torch.from_numpy(own.copy()).flatten() for frame in frames for own in frame.own],
         whole=torch.ones(sum(len(frame.own) for frame in frames), dtype=torch.bool),
         facts=Facts.joined([frame.facts for frame in frames]),
-        crops=crops,
+        crops=crops if crops is not None and crops.images else None,
         patches=torch.cat([_patches(frame, rng) for frame in frames]),
+        beside=_joined(frames),
     )
+
+
+def _joined(frames: Sequence[WholeFrame]) -> Tensor:
+    """(V, sides) int64 of the objects of all frames."""
+    parts, first = [], 0
+    for frame in frames:
+        parts.append(np.where(frame.beside == UNKNOWN, UNKNOWN, frame.beside + first))
+        first += len(frame.own)
+    return torch.from_numpy(np.concatenate(parts))
 
 
 def _patches(frame: WholeFrame, rng: np.random.Generator) -> Tensor:
     its = frame.facts.named[:, :OWN].tolist()
-    return patch_names(~frame.outline.any(axis=(2, 3)), list(zip(frame.own, its, strict=True)), rng)
+    empty = np.logical_not(frame.outline.any(axis=(2, 3)))
+    return patch_names(empty, list(zip(frame.own, its, strict=True)), rng)
 
 
 def _mirrored(facts: Facts, *, across: bool, down: bool) -> Facts:
@@ -137,6 +162,13 @@ def _mirrored(facts: Facts, *, across: bool, down: bool) -> Facts:
         half = torch.where(along, math.pi * turns, 0.0)
         measured[:, _ANGLE] = half - measured[:, _ANGLE]
     return Facts(named, measured)
+
+
+def _mirrored_sides(*, across: bool, down: bool) -> list[int]:
+    """Where each of `LED_SIDES` is found before the mirror."""
+    swapped = {"left": "right", "right": "left"} if across else {}
+    swapped |= {"above": "below", "below": "above"} if down else {}
+    return [LED_SIDES.index(swapped.get(side, side)) for side in LED_SIDES]
 
 
 def _swapped(one: str, other: str) -> list[int]:

@@ -19,7 +19,7 @@ from pixelrefer_ros.training.world.rendering import EPOCH_NS, Layers, Renderer
 from pixelrefer_ros.training.world.scene import BoardSpec, Look, ObjectSpec, Scene
 from pixelrefer_ros.training.world.sight import Sight
 from pixelrefer_ros.training.world.splits import SEED_RANGES, SEEN, UNSEEN, Split, scene_seeds, split_of
-from pixelrefer_ros.training.world.surroundings import NOTHING, neighbors
+from pixelrefer_ros.training.world.surroundings import NOTHING, neighbors, who_is
 from pixelrefer_ros.training.world.vocabulary import (
     BOARD,
     COLORS,
@@ -81,4 +81,5 @@ __all__ = [
     "scene_texts",
     "score",
     "split_of",
+    "who_is",
 ]

@@ -108,14 +108,20 @@ def behind(sight: Sight, number: int, index: int) -> int | str | None:
     return _nameable(sight, covered[0], index) if covered else NOTHING
 
 
+def who_is(sight: Sight, number: int, index: int, where: str) -> int | str | None:
+    """Who is on one of the four sides, or "next": an object's number, `NOTHING`, or None if it is unclear."""
+    if where == "next":
+        return next_to(sight, number, index)
+    return beside(sight, number, index, next(side for side in SIDES if side == where))
+
+
 def neighbors(sight: Sight, number: int, index: int) -> dict[str, str | None]:
     """Who is on each side ("left", "right", "above", "below"), "next", in "front" and "behind", by name.
 
     `NOTHING` where nobody is, None where it is unclear.
     """
-    found: dict[str, int | str | None] = {side: beside(sight, number, index, side) for side in SIDES}
-    found |= {"next": next_to(sight, number, index), "front": in_front(sight, number, index)}
-    found["behind"] = behind(sight, number, index)
+    found = {where: who_is(sight, number, index, where) for where in (*SIDES, "next")}
+    found |= {"front": in_front(sight, number, index), "behind": behind(sight, number, index)}
     return {where: name(sight, who) if isinstance(who, int) else who for where, who in found.items()}
 
 
