@@ -89,7 +89,7 @@ def embedded_loss(
     places_of_runs = torch.eq(text.ids, network.config.region_token_id or 0).nonzero().to(network.device)
     states = embeddings.new_zeros(2, len(places_of_runs), embeddings.shape[-1])
     groups = list(_groups(text.length))
-    # Put in order once: for each group a gradient of zeros as large as the batch would cost a tenth of a step.
+    # Put in order once: for each group a gradient as large as the batch would cost a tenth of a step.
     ordered = embeddings[torch.cat([rows for rows, _ in groups]).to(network.device)]
     parts = ordered.split([len(rows) for rows, _ in groups])
     for (rows, length), part in zip(groups, parts, strict=True):
