@@ -49,7 +49,7 @@ def test_labels_are_what_the_scenes_objects_are(network):
 
 def test_pictures_patches_and_outlines_belong_together(network):
     batch = draw_objects(scene_seeds("val", 0, 12), network.config)
-    start = 0
+    start, margins = 0, []
     for image, own in zip(batch.images, batch.own, strict=True):
         rows, columns = image.shape[0] // PATCH, image.shape[1] // PATCH
         assert len(own) == rows * columns
@@ -62,8 +62,11 @@ def test_pictures_patches_and_outlines_belong_together(network):
         grid = own.reshape(rows, columns).numpy()
         for side in (grid[1:], grid[:-1], grid[:, 1:], grid[:, :-1]):
             assert side.any()
-        assert min(np.flatnonzero(grid.any(axis=1))[0], np.flatnonzero(grid.any(axis=0))[0]) <= 1
+        margins.append(min(np.flatnonzero(grid.any(axis=1))[0], np.flatnonzero(grid.any(axis=0))[0]))
     assert start == len(batch.outlines)
+    trimmed = [margin for place, margin in enumerate(margins) if place % 4 < 3]
+    assert max(trimmed) <= 1
+    assert max(margins) >= 4  # the others are whole crops, with their surroundings
 
 
 def test_a_batch_is_the_same_whoever_draws_it_and_training_shows_seen_combinations(network):

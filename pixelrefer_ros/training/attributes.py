@@ -50,6 +50,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {"shape": SHAPES, "color": tuple(COLORS
 """What is named, and its values."""
 
 _MARGIN = 1  # patches of surroundings that stay around an object
+_WHOLE_EVERY = 4  # one crop of so many is shown whole, as object tokens are made from: others cost a third
 CELLS = 7
 """Of a patch's side: an outline is drawn in cells of 2 x 2 pixels."""
 _OUTLINE = 2.0  # weight of its loss
@@ -62,7 +63,7 @@ class AttributeBatch:
     """V objects of single pictures.
 
     Attributes:
-        images: V crops, each (14 h, 14 w, 3) uint8, trimmed to the object.
+        images: V crops, each (14 h, 14 w, 3) uint8; most are trimmed to the object.
         own: per object (h w,) bool, the patches that show it.
         outlines: (patches of all images, 49) float32, 1 where a cell of the patch is the object's.
         labels: (V, attributes) int64, places in the values of `ATTRIBUTES`.
@@ -114,12 +115,10 @@ def draw_objects(seeds: Sequence[int], config: PixelReferConfig) -> AttributeBat
             if not sight.recognizable(number, 0):
                 continue
             crop = crop_object(rgb, masks[number], mask_num=config.mask_num, patch_budget=config.patch_budget)
-            rows, columns = _trimmed(crop.grid_mask)
-            images.append(
-                crop.image[
-                    rows.start * PATCH : rows.stop * PATCH, columns.start * PATCH : columns.stop * PATCH
-                ]
-            )
+            whole = len(images) % _WHOLE_EVERY == _WHOLE_EVERY - 1
+            rows, columns = (slice(None), slice(None)) if whole else _trimmed(crop.grid_mask)
+            grid = crop.image.reshape(crop.grid[0], PATCH, crop.grid[1], PATCH, 3)[rows, :, columns]
+            images.append(np.ascontiguousarray(grid.reshape(grid.shape[0] * PATCH, -1, 3)))
             own.append(torch.from_numpy(crop.grid_mask[rows, columns] > 0).flatten())
             outlines.append(
                 torch.from_numpy(_outline(crop, masks[number])[rows, columns].reshape(-1, CELLS**2))
