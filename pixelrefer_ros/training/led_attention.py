@@ -29,7 +29,7 @@ class LedAttention:
     Args:
         layers: of the encoder.
         picture_of: (V,) the picture of each object.
-        own: (V,) of each (patches of its picture,) bool, those that show it.
+        own: (V,) of each (patches,) bool, those that show it; every picture has as many patches.
         beside: (V, sides) int64, the object that is on each of `LED_SIDES`; itself: nobody; or `UNKNOWN`.
     """
 
@@ -45,15 +45,14 @@ class LedAttention:
     def __call__(self, layer: int, pictures: Sequence[int], mixed: Tensor) -> None:
         """Takes up a layer's queries and keys; see `vision_pass.Watch`."""
         heads = mixed.shape[2]
-        first = (
-            layer - self._layers + 2
-        ) * heads  # the last layer has what the one before it has no head for
+        # The last layer has the sides for which the one before it has no head.
+        first = (layer - self._layers + 2) * heads
         sides = range(first, min(first + heads, len(LED_SIDES)))
         if layer < self._layers - 2 or not sides:
             return
-        parts = mixed.split([self._patches(picture) for picture in pictures])
-        for picture, part in zip(pictures, parts, strict=True):
-            self._lead(part.float(), self._objects.get(picture, []), sides, first)
+        for picture, part in zip(pictures, mixed.split(len(self._own[0])), strict=True):
+            for side in sides:
+                self._lead(part[:, :2, side - first].float(), self._objects.get(picture, []), side)
 
     def loss(self) -> Tensor:
         """The mean of minus the logarithm of the share of attention that is where it should be."""
@@ -63,31 +62,16 @@ class LedAttention:
         """The mean share of attention that is where it should be."""
         return float(torch.cat(self._found).mean()) if self._found else 0.0
 
-    def _patches(self, picture: int) -> int:
-        # Every picture of a batch of whole frames has as many.
-        return (
-            len(self._own[0]) if picture not in self._objects else len(self._own[self._objects[picture][0]])
-        )
-
-    def _lead(self, mixed: Tensor, objects: list[int], sides: range, first: int) -> None:
-        pairs = [
-            (number, side, int(self._beside[number, side]))
-            for number in objects
-            for side in sides
-            if self._beside[number, side] != UNKNOWN
-        ]
-        if not pairs:
+    def _lead(self, turned: Tensor, objects: list[int], side: int) -> None:
+        """Takes up one head of one picture: (patches, 2, width), queries and keys."""
+        others = self._beside[objects, side].tolist()
+        led = [pair for pair in zip(objects, others, strict=True) if pair[1] != UNKNOWN]
+        if not led:
             return
-        scale = mixed.shape[-1] ** -0.5
-        for side in sides:
-            its = [(number, other) for number, at, other in pairs if at == side]
-            if not its:
-                continue
-            rows = torch.cat([self._own[number].nonzero().flatten() for number, _ in its]).to(mixed.device)
-            goals = torch.cat(
-                [self._own[other][None].expand(int(self._own[number].sum()), -1) for number, other in its]
-            ).to(mixed.device)
-            queries, keys = mixed[rows, 0, side - first], mixed[:, 1, side - first]
-            found = ((queries @ keys.T * scale).softmax(dim=1) * goals).sum(dim=1)
-            self._lost.append(-(found + _LEAST).log())
-            self._found.append(found.detach())
+        rows = torch.cat([self._own[number].nonzero().flatten() for number, _ in led])
+        goals = torch.cat([self._own[other].repeat(int(self._own[number].sum()), 1) for number, other in led])
+        queries, keys = turned[rows.to(turned.device), 0], turned[:, 1]
+        looked = (queries @ keys.T * turned.shape[-1] ** -0.5).softmax(dim=1)
+        found = (looked * goals.to(turned.device)).sum(dim=1)
+        self._lost.append(-(found + _LEAST).log())
+        self._found.append(found.detach())
