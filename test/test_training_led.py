@@ -54,7 +54,7 @@ def test_attention_that_is_where_it_should_be_costs_nothing():
         led = LedAttention(2, [0, 0], own, beside)
         queries[0, 1, 0] = 50.0
         keys[2:, 1, 0] = goal * 1.0
-        led(0, [0], torch.stack([queries, keys, torch.zeros_like(keys)], dim=1))
+        led([0], 0, torch.stack([queries, keys, torch.zeros_like(keys)], dim=1))
         assert least <= led.share() <= most
         assert (float(led.loss()) < 0.01) == (goal == 1)
 
@@ -63,14 +63,14 @@ def test_the_last_layers_only_are_led_and_a_batch_without_neighbours_costs_nothi
     led = LedAttention(6, [0], [torch.ones(4).bool()], torch.full((1, len(LED_SIDES)), UNKNOWN))
     mixed = torch.randn(4, 3, 4, 8)
     for layer in range(6):
-        led(layer, [0], mixed)
+        led([0], layer, mixed)
     assert float(led.loss()) == 0.0
     led = LedAttention(6, [0], [torch.ones(4).bool()], torch.zeros(1, len(LED_SIDES)).long())
     for layer in range(4):
-        led(layer, [0], mixed)
+        led([0], layer, mixed)
     assert float(led.loss()) == 0.0
-    led(4, [0], mixed)
-    led(5, [0], mixed)
+    led([0], 4, mixed)
+    led([0], 5, mixed)
     assert led.share() == pytest.approx(1.0)  # it is alone, and looks at itself, which is everything
 
 

@@ -8,6 +8,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from pixelrefer_ros.errors import ParameterError
 from pixelrefer_ros.model import PixelReferLite, write_tiny_checkpoint
@@ -118,6 +119,24 @@ def test_answers_asked_for_together_are_those_of_one_at_a_time(model_folder, exa
     together = {id(example): answer for example, answer in answered(model, iter(asked))}
     assert together == {id(example): ask(model, example) for example in examples[:10]}
     assert len(set(together.values())) > 1
+
+
+def test_a_view_that_was_looked_at_is_not_looked_at_again(model_folder, examples, monkeypatch):
+    model = PixelReferLite.from_pretrained(model_folder)
+    pictures = 2 * [example for example in examples if len(example.frames) == 1][:6]
+    fresh = [look(model, example) for example in pictures]
+    encoded = []
+    encode = model.encode_objects
+    monkeypatch.setattr(
+        model, "encode_objects", lambda rgb, masks, whole: encoded.extend(masks) or encode(rgb, masks, whole)
+    )
+    seen = {}
+    for example, before in zip(pictures, fresh, strict=True):
+        for region, own in zip(look(model, example, seen), before, strict=True):
+            # Objects encoded together or one by one: another order of summing in float32.
+            torch.testing.assert_close(region[0].tokens, own[0].tokens, rtol=1e-4, atol=1e-4)
+    views = {(e.scene_seed, e.frame_indices[0], number) for e in pictures for number in e.objects}
+    assert len(encoded) == len(seen) == len(views) < sum(len(e.objects) for e in pictures)
 
 
 def test_an_answer_depends_on_the_regions_it_is_asked_about(model_folder, examples):

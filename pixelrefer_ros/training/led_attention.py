@@ -42,7 +42,7 @@ class LedAttention:
         self._lost: list[Tensor] = []
         self._found: list[Tensor] = []
 
-    def __call__(self, layer: int, pictures: Sequence[int], mixed: Tensor) -> None:
+    def __call__(self, pictures: Sequence[int], layer: int, mixed: Tensor) -> None:
         """Takes up a layer's queries and keys; see `vision_pass.Watch`."""
         heads = mixed.shape[2]
         # The last layer has the sides for which the one before it has no head.

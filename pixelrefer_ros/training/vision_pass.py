@@ -53,8 +53,8 @@ class _Group:
         return len(self.lengths), max(self.lengths)
 
 
-Watch = Callable[[int, Sequence[int], Tensor], None]
-"""Is shown a layer's number, the numbers of pictures, and (patches of all of them, 3, heads, width): rotated
+Watch = Callable[[Sequence[int], int, Tensor], None]
+"""Is shown the numbers of pictures, a layer's number, and (patches of all of them, 3, heads, width): rotated
 queries, rotated keys, and values."""
 
 
@@ -76,15 +76,11 @@ def encode_pictures(
     order = sorted(range(len(pictures)), key=lambda i: _patches(pictures[i]))  # like lengths side by side
     for numbers in _passes(order, pictures, PATCHES_PER_PASS.get(weight.device.type, 65536)):
         chosen = [pictures[number] for number in numbers]
-        seen = None if watch is None else partial(_seen, watch, numbers)
+        seen = None if watch is None else partial(watch, numbers)
         features = _encode(vision, chosen, seen).split([_patches(picture) for picture in chosen])
         for number, feature in zip(numbers, features, strict=True):
             found[number] = feature
     return [feature for feature in found if feature is not None]
-
-
-def _seen(watch: Watch, numbers: Sequence[int], layer: int, mixed: Tensor) -> None:
-    watch(layer, numbers, mixed)
 
 
 def _encode(
@@ -144,7 +140,7 @@ def _attend_group(mixed: Tensor, group: _Group, scaling: float) -> Tensor:
         mixed = mixed.new_zeros(count * length, *mixed.shape[1:]).index_copy(0, group.places, mixed)
     query, key, value = mixed.unflatten(0, (count, length)).permute(2, 0, 3, 1, 4)
     mask = None if group.mask is None else group.mask.expand(-1, -1, length, -1)
-    if query.device.type == "cpu":
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
         # The fused kernel is faster in float32 than it is, or plain products are, in bfloat16.
         query, key, value = query.float(), key.float(), value.float()
         with torch.autocast("cpu", enabled=False), sdpa_kernel(_FUSED):
