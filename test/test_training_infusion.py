@@ -66,7 +66,7 @@ def test_a_batch_is_the_same_whoever_draws_it_and_shows_each_object_once(micro_f
 
 
 def test_pictures_and_videos_are_asked_about_in_every_kind(batches):
-    asked = [kind for number in range(8) for kind in batches[number].asked.kinds]
+    asked = [kind for number in range(24) for kind in batches[number].asked.kinds]
     assert set(asked) >= set(OFFERED) - {"barely_seen"}, "which few scenes offer"
 
 

@@ -211,20 +211,23 @@ def steps_of(network, **how):
     return SideSteps(network.config, seed=0, scenes=5, **how)
 
 
-def test_a_step_shows_new_frames_and_others_shown_before_up_to_a_bound(network):
+def test_a_step_shows_new_frames_and_others_of_the_newest(network):
     steps = steps_of(network, frames_kept=40)
     seen = set(steps.shown(0).frames)
     assert seen == set(range(5))
+    again = set()
     for step in range(1, 60):
-        numbers = steps.shown(step).frames
-        assert len(numbers) == len(set(numbers)) == 5
-        new = set(numbers) - seen
-        assert len(new) == min(2, 40 - len(seen))
+        numbers = set(steps.shown(step).frames)
+        assert len(numbers) == 5
+        new = numbers - seen
+        assert new == {len(seen), len(seen) + 1}
+        again |= numbers - new
+        assert min(numbers) >= len(seen) - 40, "an older one is still kept in memory"
         seen |= new
-    assert seen == set(range(40))
-    last = steps_of(network).shown(10**6)
-    assert max(last.frames) < FRAMES_KEPT
-    assert last.crops < CROPS_KEPT
+    assert len(again) > 0.6 * len(seen)
+    late = steps_of(network).shown(10**6)
+    assert max(late.frames) - min(late.frames) <= FRAMES_KEPT + 2
+    assert late.crops < CROPS_KEPT
 
 
 def test_every_second_step_shows_crops_and_half_of_those_old_ones(network):
@@ -249,7 +252,7 @@ def test_a_run_that_goes_on_is_shown_the_same(network, begin):
         if one.crops is not None:
             assert torch.equal(one.crops.labels, other.crops.labels)
     looks = {image.tobytes() for batch in whole for image in batch.images}
-    assert 4 < len(looks) <= 4 * 4, "a frame that is shown again is mirrored anew"
+    assert len(looks) > 7, "of seven frames: one that is shown again is mirrored anew"
 
 
 def test_a_stopped_stage_goes_on_to_the_same_weights(network, tmp_path):

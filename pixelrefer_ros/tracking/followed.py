@@ -31,6 +31,8 @@ class Followed:
         points: the points given on the prompt frame, to which a refinement there adds.
         key: the newest frame the object has a result for.
         logits: (4h, 4w) mask logits there.
+        pointer: (C,), the newest from a frame in which it was not mistaken for another object.
+        overlaps: ids of objects that it overlapped when one of the two was pointed at.
         visibility: counts towards OCCLUDED and LOST.
         track: the result there.
     """
@@ -41,9 +43,11 @@ class Followed:
     points: PointPrompt | None
     key: FrameKey
     logits: Tensor
+    pointer: Tensor
     visibility: Visibility
     track: Track = field(init=False)
     first_distance: int = 0
+    overlaps: set[int] = field(default_factory=set)
     stamps: deque[int] = field(default_factory=lambda: deque(maxlen=POINTER_FRAMES))
 
     def report(self, score: float, mask: Mask, box: Box | None, area_px: int) -> None:

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pixelrefer_ros.tracking.apart import NOT_THERE, keep_apart, overlap
 from pixelrefer_ros.tracking.followed import Followed, joined
 from pixelrefer_ros.tracking.frame_order import FrameKey, FrameOrder, frame_key
 from pixelrefer_ros.tracking.masks import mask_at_frame_size, mask_box
@@ -17,6 +19,8 @@ from pixelrefer_ros.tracking.prompts import MAX_POINTS, MaskPrompt, PointPrompt,
 from pixelrefer_ros.tracking.states import StateRules, Visibility
 from pixelrefer_ros.tracking.steps import Decoded, Features, Sam2Steps
 from pixelrefer_ros.types import Frame, Mask, Track, TrackState
+
+_OVERLAPS = 0.2  # of the smaller of two masks
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -100,6 +104,8 @@ class Session:
                 item.first_distance = max(self._number - item.prompt_place, 1)
         recall = self.bank.recall(rows, [item.first_distance for item in items], [0] * len(rows))
         decoded = self._sam2.propagate(self._sam2.with_memory(features, recall), features)
+        if self._rules.apart and len(items) > 1:
+            decoded = _apart(items, decoded)
         self.bank.push(rows, self._sam2.remember_tracked(features, decoded), decoded.pointer)
         height, width = check_frame(frame.rgb)
         for i, (item, logits, score) in enumerate(zip(items, *_on_host(decoded), strict=True)):
@@ -107,7 +113,7 @@ class Session:
             visible = self._rules.visible(score, area, mask.size)
             item.visibility.observed(visible, score, frame.stamp_ns, self._rules)
             item.stamps.append(frame.stamp_ns)
-            item.key, item.logits = frame_key(frame), decoded.logits[i]
+            item.key, item.logits, item.pointer = frame_key(frame), decoded.logits[i], decoded.pointer[i]
             item.report(score, mask, box, area)
 
     def prompt(
@@ -175,11 +181,22 @@ class Session:
                 points=given.points[i] if given.points is not None else None,
                 key=key,
                 logits=given.decoded.logits[i],
+                pointer=given.decoded.pointer[i],
                 visibility=Visibility.prompted(visible, frame.stamp_ns),
             )
             item.report(score, mask, box, area)
             rows.append(self._row_for(item))
         self.bank.start(rows, memory, given.decoded.pointer)
+        for row in rows:
+            self._note_overlaps(self._objects[row])
+
+    def _note_overlaps(self, item: Followed) -> None:
+        """An object was pointed at: it may go on to overlap those that it overlaps now, and no others."""
+        for other in self._objects:
+            other.overlaps.discard(item.object_id)
+            if other is not item and overlap(item.logits, other.logits) > _OVERLAPS:
+                item.overlaps.add(other.object_id)
+                other.overlaps.add(item.object_id)
 
     def _row_for(self, item: Followed) -> int:
         """Put an object in its place, a new one in a new row."""
@@ -189,6 +206,19 @@ class Session:
             return row
         self._objects.append(item)
         return self.bank.add()
+
+
+def _apart(items: Sequence[Followed], decoded: Decoded) -> Decoded:
+    """What was decoded of objects that rule each other out; one that is taken keeps its last pointer."""
+    together = [[other.object_id in item.overlaps for other in items] for item in items]
+    held = torch.stack([item.logits for item in items]) > 0
+    logits, taken = keep_apart(decoded.logits, held, torch.tensor(together, device=decoded.logits.device))
+    pointers = torch.stack([item.pointer for item in items])
+    return Decoded(
+        logits,
+        torch.where(taken, NOT_THERE, decoded.score),
+        torch.where(taken[:, None], pointers, decoded.pointer),
+    )
 
 
 def _on_host(decoded: Decoded) -> tuple[NDArray[np.float32], list[float]]:

@@ -22,6 +22,9 @@ class StateRules:
     that value. The default does not search: after a long absence the likeliest match is a look-alike,
     and a LOST object costs no computation.
 
+    Objects are kept ``apart``: where the masks of two overlap that did not when they were pointed at, one of
+    them is mistaken, and is OCCLUDED if hardly anything else is left of it, see `keep_apart`.
+
     Attributes:
         score_threshold: probability in [0.5, 1]; SAM 2 itself empties masks that score below 0.5.
         min_area_px: smallest visible mask, pixels of the frame.
@@ -29,6 +32,7 @@ class StateRules:
         lost_after_frames: processed frames without the object.
         lost_after_s: seconds without the object; None: frames alone decide.
         find_again_score: probability in [0.5, 1], or None.
+        apart: whether objects that are followed rule each other out; False: each is followed by itself.
 
     Raises:
         ParameterError: a value outside its bounds.
@@ -40,6 +44,7 @@ class StateRules:
     lost_after_frames: int = 30
     lost_after_s: float | None = None
     find_again_score: float | None = None
+    apart: bool = True
 
     def __post_init__(self) -> None:
         """Check the bounds."""

@@ -29,7 +29,8 @@ class StreamTracker:
     """SAM 2 with objects that come, are corrected and go while others are followed.
 
     Each object remembers its prompt frame, its 6 newest memories and 16 pointers; objects run as one
-    batch and do not influence each other. Memory does not grow with the stream.
+    batch, and influence each other only by being in different places, see `StateRules`. Memory does not grow
+    with the stream.
 
     Time is counted in frames that were processed: a camera frame that was never given to `track` does
     not exist for the memory. The newest memory is one step back, whatever the camera skipped. A prompt

@@ -31,12 +31,14 @@ from pixelrefer_ros.training.object_facts import (
 )
 from pixelrefer_ros.training.precision import mixed_precision
 from pixelrefer_ros.training.rivals import among_rivals
+from pixelrefer_ros.training.signs import MEASURES, measured
 from pixelrefer_ros.training.vision_pass import encode_pictures
 from pixelrefer_ros.types import RgbImage
 
 NOT_ASKED = -1
 """Of a patch: it names nothing."""
 _OUTLINE, _PLACE, _PATCH = 2.0, 5.0, 0.5  # weights of the losses
+_MEASURED = 0.25  # of each of an object's measures, times that of its pose
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -81,6 +83,7 @@ class FrameHeads(nn.Module):
         # Drawn last: the others' first weights stay what they were.
         self.pose = nn.Linear(width, 3)
         self.patch = nn.ModuleList(nn.Linear(width, values + 1) for values in COLUMNS[:OWN])
+        self.measures = nn.Linear(width, MEASURES)
 
 
 def frame_losses(
@@ -144,6 +147,9 @@ def frame_losses(
     pose = heads.pose(normed) - _pose_of(batch.facts).to(device)
     if pose_weight:
         loss = loss + pose_weight * (pose[:, 0].abs().mean() + pose[:, 1:].square().sum(dim=1).mean())
+        # As signs tell it: what is linear here, a projection can hand on to the language model.
+        told = heads.measures(normed) - measured(batch.facts.measured.to(device))[0]
+        loss = loss + _MEASURED * pose_weight * told[whole].square().sum() / len(named)
     if batch.patches is not None:
         loss = loss + _PATCH * _patch_loss(heads, torch.cat(features), batch.patches.to(device))
     crops: dict[str, Tensor | float] = {}

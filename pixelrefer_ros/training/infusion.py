@@ -51,8 +51,8 @@ from pixelrefer_ros.training.rivals import WordRivals
 
 STAGE = "infusion"
 _WATCHED = 60  # validation scenes
-_BEGUN_WITH = 40  # batches from which it learns where to look, and what is nearest to signs
-_FLAT = 0.1
+_BEGUN_WITH = 120  # batches from which it learns where to look, and what is nearest to signs
+_FLAT = 0.3
 _TOKENS = (2000, 3200)  # of a step, about pictures and imagined
 _NOISE = 0.15  # views deviate by 2.5
 

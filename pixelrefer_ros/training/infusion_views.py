@@ -5,17 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from pixelrefer_ros.model import (
-    ChatTokenizer,
     ObjectCrop,
     ObjectEncoder,
     PixelReferConfig,
@@ -25,19 +20,17 @@ from pixelrefer_ros.model import (
 )
 from pixelrefer_ros.training import language_loss
 from pixelrefer_ros.training.asked import Asked, ask
-from pixelrefer_ros.training.checkpoints import tokenizer_of
 from pixelrefer_ros.training.frames import own_patches
+from pixelrefer_ros.training.numbered_batches import NumberedBatches
 from pixelrefer_ros.training.object_facts import Facts
 from pixelrefer_ros.training.precision import mixed_precision
 from pixelrefer_ros.training.vision_pass import encode_pictures
 from pixelrefer_ros.training.world import (
     OFFERED,
-    SEED_RANGES,
     VIDEO_VIEWS,
     Draft,
     SceneSettings,
     Sight,
-    Split,
     scene_drafts,
 )
 from pixelrefer_ros.types import RgbImage
@@ -47,7 +40,7 @@ _VIDEO = SceneSettings(size=(320, 240))  # many frames: small ones are quick to 
 _OF_STILLS = tuple(kind for kind in OFFERED if OFFERED[kind].views != "video")
 _QUESTIONS = (26, 22)  # of a still, of a video
 _FEW_VIEWS = (2, 8)  # of every other video
-_FILMED_EVERY = 3  # scenes
+_FILMED_EVERY = 6  # scenes: a video has some eight frames to be seen, and says nothing of who is around
 _TOGETHER = 128  # objects whose tokens are computed at once
 
 
@@ -70,29 +63,19 @@ class Shown:
     asked: Asked
 
 
-class ShownBatches(Dataset[Shown]):
-    """Batches by number, the same in any process, on any run: pictures, and every third scene a video."""
+class ShownBatches(NumberedBatches[Shown, int]):
+    """Pictures, and every sixth scene a video."""
 
-    def __init__(
-        self, folder: Path, config: PixelReferConfig, *, seed: int, scenes: int, split: Split = "train"
-    ) -> None:
-        """See `WorldBatches`."""
-        self._folder, self._config = folder, config
-        self._seed, self._scenes, self._split = seed, scenes, split
-
-    @cached_property
-    def _tokenizer(self) -> ChatTokenizer:
-        return tokenizer_of(self._folder)
+    STREAM = 19
 
     def __getitem__(self, number: int) -> Shown:
         """Draws batch ``number``."""
-        owned = SEED_RANGES[self._split]
-        rng = np.random.default_rng([self._seed, 19, number])
+        rng = self._chance(number)
         drafts: list[tuple[Sight, str, Draft]] = []
         place = 0
         while place < self._scenes or not drafts:  # by chance a scene may offer nothing
             drafts += scene_questions(
-                int(rng.integers(owned.start, owned.stop)),
+                self._scene(rng),
                 filmed=(number * self._scenes + place) % _FILMED_EVERY == _FILMED_EVERY - 1,
                 combinations="unseen" if self._split != "train" and place % 2 else "seen",
             )

@@ -15,7 +15,6 @@ import contextlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +23,14 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import Qwen2ForCausalLM
 
-from pixelrefer_ros.model import ChatTokenizer, PixelReferConfig, PixelReferNetwork
+from pixelrefer_ros.model import PixelReferNetwork
 from pixelrefer_ros.training.asked import Asked, ask
 from pixelrefer_ros.training.checkpoints import tokenizer_of
 from pixelrefer_ros.training.data import loader
 from pixelrefer_ros.training.language_loss import AnswerLoss, embedded_loss, place_tokens
 from pixelrefer_ros.training.language_settings import LanguageSettings
 from pixelrefer_ros.training.loop import Loop
+from pixelrefer_ros.training.numbered_batches import NumberedBatches
 from pixelrefer_ros.training.optimizers import parameter_groups
 from pixelrefer_ros.training.precision import mixed_precision
 from pixelrefer_ros.training.question_bank import QuestionBank
@@ -39,7 +39,6 @@ from pixelrefer_ros.training.signs import Signs
 from pixelrefer_ros.training.world import (
     LESSONS,
     OFFERED,
-    SEED_RANGES,
     VIDEO_VIEWS,
     Draft,
     SceneSettings,
@@ -68,30 +67,14 @@ OF_READINGS = 0.15
 """Weight of the readings from then on: as loud as answers for longer, they hold answers back."""
 
 
-class ReadingBatches(Dataset[Asked]):
-    """Batches by number, the same in any process, on any run: every kind of question and lesson."""
+class ReadingBatches(NumberedBatches[Asked, tuple[int, int]]):
+    """Every kind of question and lesson, about so many single pictures and videos."""
 
-    def __init__(
-        self,
-        folder: Path,
-        config: PixelReferConfig,
-        *,
-        seed: int,
-        scenes: tuple[int, int],
-        split: Split = "train",
-    ) -> None:
-        """See `WorldBatches`; ``scenes`` are single pictures and videos."""
-        self._folder, self._config = folder, config
-        self._seed, self._scenes, self._split = seed, scenes, split
-
-    @cached_property
-    def _tokenizer(self) -> ChatTokenizer:
-        return tokenizer_of(self._folder)
+    STREAM = 11
 
     def __getitem__(self, number: int) -> Asked:
         """Measures batch ``number``."""
-        owned = SEED_RANGES[self._split]
-        rng = np.random.default_rng([self._seed, 11, number])
+        rng = self._chance(number)
         stills, videos = self._scenes
         drafts: list[tuple[Sight, str, Draft]] = []
         for place in itertools.count():
@@ -99,7 +82,7 @@ class ReadingBatches(Dataset[Asked]):
                 break
             filmed = place >= stills
             drafts += scene_drafts(
-                int(rng.integers(owned.start, owned.stop)),
+                self._scene(rng),
                 QUESTIONS,
                 settings=_VIDEO if filmed else _STILL,
                 kinds=_OF_VIDEOS if filmed else _OF_STILLS,

@@ -29,8 +29,9 @@ from pixelrefer_ros.training.whole_frames import WholeFrames, batch_of
 
 STAGE = "sides"
 FRAMES_KEPT, CROPS_KEPT = 8000, 1200
-"""So many different frames (0.4 MB each) and batches of crops are drawn at most."""
-_NEW = 0.4  # of the frames of a step, until so many have been drawn
+"""Of the frames that have been drawn the newest so many are shown again (0.4 MB each); so many batches of
+crops are drawn at most."""
+_NEW = 0.4  # of the frames of a step: the same ones again and again are known by heart in the end
 _CROPS_EVERY = 2  # steps: what was learned of crops has to stay
 _NEW_CROPS = 2  # of so many steps with crops, one shows new ones
 _CROPPED = 2  # scenes of a batch of crops
@@ -62,7 +63,8 @@ class SideSteps:
         seed: of everything.
         scenes: frames per step.
         workers: processes that draw, see `loader`.
-        frames_kept, crops_kept: how many are drawn at most.
+        frames_kept: the newest so many are shown again.
+        crops_kept: how many are drawn at most.
     """
 
     config: PixelReferConfig
@@ -73,12 +75,14 @@ class SideSteps:
     crops_kept: int = CROPS_KEPT
 
     def shown(self, step: int) -> Shown:
-        """By number: new frames, and others of those that were new before."""
+        """By number: new frames, and others of the newest that have been shown before."""
         rng = np.random.default_rng([self.seed, 18, step])
         before, known = (self._known(number) for number in (step - 1, step))
         numbers = list(range(before, known))
         if before:
-            numbers += rng.choice(before, self.scenes - len(numbers), replace=False).tolist()
+            kept = min(before, self.frames_kept)
+            again = rng.choice(kept, self.scenes - len(numbers), replace=False)
+            numbers += (before - kept + again).tolist()
         return Shown(numbers, self._crops(step, rng), rng)
 
     def __call__(self, steps: range) -> Iterator[FrameBatch]:
@@ -100,8 +104,7 @@ class SideSteps:
 
     def _known(self, step: int) -> int:
         """How many frames have been shown after a step. The first one has only new ones."""
-        new = max(1, round(_NEW * self.scenes))
-        return min(self.scenes + step * new, max(self.frames_kept, self.scenes)) if step >= 0 else 0
+        return self.scenes + step * max(1, round(_NEW * self.scenes)) if step >= 0 else 0
 
     def _crops(self, step: int, rng: np.random.Generator) -> int | None:
         turn, between = divmod(step, _CROPS_EVERY)

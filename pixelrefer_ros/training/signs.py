@@ -28,7 +28,8 @@ _OF_SIDES = 0.75  # who is around is many more words: each is a little quieter t
 _OF_MEASURES = 0.7
 _NOISE = 0.1
 _WAVES = (1.0, 2.0, 4.0)  # half periods of a share from 0 to 1: near values differ in the fast ones
-_MEASURES = 26
+MEASURES = 26
+"""Numbers of `measured`."""
 _CELLS = 3  # across and down a frame, as in the names of places
 _LIMITS = [(below + above) / 2 for (_, below), (above, _) in pairwise(SIZES.values())]
 """Diameters between two words for a size."""
@@ -44,14 +45,14 @@ class Signs(nn.Module):
         super().__init__()
         self._count = count
         self._spoken: tuple[nn.Embedding, Tensor, float] | None = None
-        apart = nn.init.orthogonal_(torch.empty(max(width, _MEASURES + 12), width)) * _LOUD * math.sqrt(width)
+        apart = nn.init.orthogonal_(torch.empty(max(width, MEASURES + 12), width)) * _LOUD * math.sqrt(width)
         self.register_buffer("words", _LOUD * torch.randn(len(WORDS), width))
         turned = [nn.init.orthogonal_(torch.empty(width, width)) for _ in SIDES]
         self.sides = nn.Parameter(_OF_SIDES * torch.stack(turned))
         self.unclear = nn.Parameter(torch.zeros(len(SIDES), width))
         self.cell = nn.Parameter(apart[: _CELLS**2].clone())
         self.size = nn.Parameter(apart[9:12].clone())
-        self.measured = nn.Parameter(_OF_MEASURES * apart[12 : 12 + _MEASURES])
+        self.measured = nn.Parameter(_OF_MEASURES * apart[12 : 12 + MEASURES])
 
     @classmethod
     def speaking(cls, embedding: nn.Embedding, count: int, tokenizer: ChatTokenizer) -> Signs:

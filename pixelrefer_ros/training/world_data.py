@@ -4,16 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import cast
 
 import numpy as np
-from torch.utils.data import Dataset
 
-from pixelrefer_ros.model import ChatTokenizer, PixelReferConfig
-from pixelrefer_ros.training.checkpoints import tokenizer_of
+from pixelrefer_ros.model import PixelReferConfig
 from pixelrefer_ros.training.data import Batch, make_batch
+from pixelrefer_ros.training.numbered_batches import NumberedBatches
 from pixelrefer_ros.training.object_facts import Facts
 from pixelrefer_ros.training.stages import Stage
 from pixelrefer_ros.training.world import (
@@ -27,16 +25,12 @@ from pixelrefer_ros.training.world import (
 )
 
 
-class WorldBatches(Dataset[Batch]):
-    """The batches of a stage by number: batch k is the same in any process, on any run.
+class WorldBatches(NumberedBatches[Batch, int]):
+    """The batches of a stage.
 
     Args:
-        folder: of the checkpoint, for its tokenizer.
-        config: of the model.
+        folder, config, seed, scenes, split: see `NumberedBatches`.
         stage: what to show.
-        seed: which scenes.
-        scenes: per batch.
-        split: "train", or "val" to watch the training.
         surroundings: share of context and whole-frame pictures through which the vision encoder learns, drawn
             for every batch. All are seen all the time, and objects' own crops always teach; but most patches
             are surroundings, and backward costs twice what forward does.
@@ -54,13 +48,8 @@ class WorldBatches(Dataset[Batch]):
         surroundings: float = 1.0,
     ) -> None:
         """See the class."""
-        self._surroundings = surroundings
-        self._folder, self._config, self._stage = folder, config, stage
-        self._seed, self._scenes, self._split = seed, scenes, split
-
-    @cached_property
-    def _tokenizer(self) -> ChatTokenizer:  # made in the worker: it holds a lock, which cannot travel
-        return tokenizer_of(self._folder)
+        super().__init__(folder, config, seed=seed, scenes=scenes, split=split)
+        self._stage, self._surroundings = stage, surroundings
 
     def __getitem__(self, number: int) -> Batch:
         """Draws batch ``number``."""
@@ -83,7 +72,7 @@ class WorldBatches(Dataset[Batch]):
     def _drawn(self, number: int, sights: dict[int, Sight]) -> list[Example]:
         """The same, and what can be seen of their scenes."""
         owned = SEED_RANGES[self._split]
-        rng = np.random.default_rng([self._seed, 3, number])
+        rng = self._chance(number)
         still = rng.random() < self._stage.stills
         scene = replace(self._stage.scene, frames=1) if still else self._stage.scene
         examples: list[Example] = []
