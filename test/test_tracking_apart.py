@@ -80,6 +80,14 @@ def test_who_held_a_pixel_keeps_it_however_loudly_another_claims_it():
     assert not taken.any()
 
 
+def test_one_that_has_jumped_gives_way_to_one_that_moved_far_but_on():
+    logits = torch.stack([columns(7, 13, loud=9.0), columns(7, 13)])
+    held = torch.stack([columns(0, 4), columns(11, 16)]) > 0
+    found, taken = keep_apart(logits, held, alone(2))
+    assert taken.tolist() == [True, False]
+    assert torch.equal(found[1], logits[1])
+
+
 def test_what_nobody_held_goes_to_the_surest():
     logits = torch.stack([columns(0, 10), columns(6, 16, loud=5.0)])
     held = torch.stack([columns(0, 4), columns(12, 16)]) > 0

@@ -14,6 +14,7 @@ from pixelrefer_ros.training.checkpoints import new_checkpoint, new_network
 from pixelrefer_ros.training.frame_losses import FrameHeads, frame_losses
 from pixelrefer_ros.training.frames import SIDE, FrameBatches, draw_frames
 from pixelrefer_ros.training.object_facts import EMPTY, OWN
+from pixelrefer_ros.training.signs import measured
 from pixelrefer_ros.training.world import Renderer, Sight, cast_scene, scene_seeds
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -101,6 +102,11 @@ def test_who_is_around_is_told_by_all_that_are_there_and_nobody_does_not_count(n
     assert frame_losses(network.vision, heads, batch)["around"] == 0.0
 
 
+def pose_of(batch):
+    _, _, diameter, _, angle = batch.facts.measured.unbind(dim=1)
+    return torch.stack([diameter.log(), angle.sin(), angle.cos()], dim=1)
+
+
 def test_size_and_angle_are_learned_where_they_count_and_reported_everywhere(network):
     torch.manual_seed(0)
     heads = FrameHeads(network.config.vision.hidden_size)
@@ -109,14 +115,26 @@ def test_size_and_angle_are_learned_where_they_count_and_reported_everywhere(net
         heads.zero_grad()
         found = frame_losses(network.vision, heads, batch, pose_weight=weight)
         found["loss"].backward()
-        assert (heads.pose.weight.grad is not None) == bool(weight)
+        for head in (heads.pose, heads.measures):
+            assert (head.weight.grad is not None) == bool(weight)
         assert float(found["size"]) > 0 < float(found["turn"])
-    _, _, diameter, _, angle = batch.facts.measured.unbind(dim=1)
-    perfect = torch.stack([diameter.log(), angle.sin(), angle.cos()], dim=1)
-    heads.pose.forward = lambda _: perfect
+    heads.pose.forward = lambda _: pose_of(batch)
     found = frame_losses(network.vision, heads, batch, pose_weight=1.0)
     assert float(found["size"]) == pytest.approx(0, abs=1e-6)
     assert float(found["turn"]) == pytest.approx(0, abs=1e-6)
+
+
+def test_measures_are_those_that_signs_tell_and_count_in_whole_frames_only(network):
+    torch.manual_seed(0)
+    heads = FrameHeads(network.config.vision.hidden_size)
+    batch = drawn(network, whole=0.5, margin=4.0)
+    assert bool(batch.whole.any()) and not bool(batch.whole.all())
+    plain = frame_losses(network.vision, heads, batch)["loss"]
+    told = measured(batch.facts.measured)[0]
+    told[~batch.whole] = 9.0  # nothing a window shows tells how large its object is in the frame
+    heads.measures.forward = lambda _: told
+    heads.pose.forward = lambda _: pose_of(batch)
+    assert torch.allclose(frame_losses(network.vision, heads, batch, pose_weight=1.0)["loss"], plain)
 
 
 def test_the_encoder_learns_a_fixed_batch(network):

@@ -13,13 +13,16 @@ from torch import Tensor
 NOT_THERE = -10.0
 """Logit of a pixel that another object keeps (SAM 2's value), and of the presence of one that is taken."""
 _LEAST_KEPT = 0.3  # of a mask; with less left, it is another object that was found
-_HELD = 1e4  # logits: who held a pixel before keeps it, however loudly others claim it
+_STAYED = 0.1  # of a mask that is where it was before: no more, and the object has jumped
+_GOES_ON, _HELD = 1e4, 1e3  # logits: worth more than however loudly others claim a pixel
 
 
 def keep_apart(logits: Tensor, held: Tensor, together: Tensor) -> tuple[Tensor, Tensor]:
     """Gives each pixel to one object.
 
-    Whoever held it in the frame before keeps it; of several such, or of none, the one that is surest.
+    One that is about where it was before goes before one that has jumped; of such, who held the pixel in the
+    frame before keeps it; otherwise the one has it that is surest. (With camera frames left out, things move
+    too far for single pixels to tell.)
 
     Args:
         logits: (N, h, w) masks of N objects in a frame.
@@ -31,7 +34,9 @@ def keep_apart(logits: Tensor, held: Tensor, together: Tensor) -> tuple[Tensor, 
         left that what they found is another object: they have no pixel, and leave theirs to the others.
     """
     claimed = logits > 0
-    strength = (logits + _HELD * held).masked_fill(~claimed, -torch.inf)
+    stayed = (claimed & held).sum(dim=(1, 2))
+    goes_on = stayed > _STAYED * torch.minimum(claimed.sum(dim=(1, 2)), held.sum(dim=(1, 2)))
+    strength = (logits + _HELD * held + _GOES_ON * goes_on[:, None, None]).masked_fill(~claimed, -torch.inf)
     apart = ~(together | torch.eye(len(logits), dtype=torch.bool, device=logits.device))
     kept = _kept(strength, apart)
     taken = (kept & claimed).sum(dim=(1, 2)) < _LEAST_KEPT * claimed.sum(dim=(1, 2))

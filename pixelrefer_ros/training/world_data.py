@@ -36,6 +36,8 @@ class WorldBatches(NumberedBatches[Batch, int]):
             are surroundings, and backward costs twice what forward does.
     """
 
+    STREAM = 3
+
     def __init__(
         self,
         folder: Path,
