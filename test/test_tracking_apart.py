@@ -170,3 +170,12 @@ def test_a_part_that_was_pointed_at_within_a_whole_stays_a_part_of_it(monkeypatc
     tracker.track(FRAMES[1])
     whole, part = finds(monkeypatch, tracker, 2, columns(1, 9), columns(3, 6))
     assert (whole.state, part.state) == (TrackState.TRACKED, TrackState.OCCLUDED)
+
+
+def test_nothing_is_kept_of_parts_that_are_no_longer_followed():
+    tracker = following(RULES, drawn(1, 0, 8))
+    for object_id in range(2, 6):
+        tracker.prompt(FRAMES[0], [drawn(object_id, 2, 5)])
+        assert tracker._session.followed(1).overlaps == {object_id}
+        tracker.remove(object_id)
+    assert not tracker._session.followed(1).overlaps

@@ -68,6 +68,8 @@ class Session:
         row = self.object_ids.index(object_id)
         self.bank.remove(row)
         del self._objects[row]
+        for other in self._objects:
+            other.overlaps.discard(object_id)
 
     def clear(self) -> None:
         """Forget every object; frames stay counted."""
