@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from pixelrefer_ros.model.checkpoint import content_hash
 from pixelrefer_ros.training.checkpoints import Sizes
 from pixelrefer_ros.training.evaluate import GOALS, TRACKER_GOALS
 from pixelrefer_ros.training.language import LanguageSettings, train_language
-from pixelrefer_ros.training.model_card import card, main
+from pixelrefer_ros.training.model_card import HISTORY, RECIPE, card, main
 from pixelrefer_ros.training.scoring import AnswerScores
 from pixelrefer_ros.training.world import scene_examples
 
@@ -63,6 +64,17 @@ def test_a_card_names_the_command_the_seeds_and_every_row_of_scores(folder):
     for row in GOALS:
         assert f"| {row} |" in text
     assert "## Limits" in text and "photograph" in text
+
+
+def test_weights_that_no_single_command_made_say_so(folder, tmp_path):
+    staged = tmp_path / folder.name
+    shutil.copytree(folder, staged)
+    recipe = json.loads((staged / RECIPE).read_text()) | {HISTORY: "they learned in three rounds"}
+    (staged / RECIPE).write_text(json.dumps(recipe))
+    text = card(staged, report_of(staged, right=True))
+    assert "No single command made these weights: they learned in three rounds." in text
+    assert "All settings are in" not in text and "`history`" not in text
+    assert "No single command" not in card(folder, report_of(folder, right=True))
 
 
 def test_a_card_says_which_goals_are_not_reached(folder):

@@ -60,6 +60,24 @@ def test_a_drawn_question_keeps_its_words_its_facts_and_its_times(batch, network
         first += runs
 
 
+def test_a_bank_keeps_the_newest_of_a_kind_or_all(batch):
+    few, every = QuestionBank(kept=2), QuestionBank(kept=None)
+    for bank in (few, every):
+        for _ in range(3):
+            bank.add(batch)
+    assert len(every) == 3 * len(batch.kinds)
+    assert len(few) == sum(min(2, 3 * count) for count in Counter(batch.kinds).values())
+    kind, newest = next((k, p) for p, k in reversed(list(enumerate(batch.kinds))))
+    length = int(batch.rows.length[newest])
+    drawn = few.draw(np.random.default_rng(0), 3000)
+    of_kind = [
+        row[: int(n)].tolist()
+        for row, n, k in zip(drawn.rows.ids, drawn.rows.length, drawn.kinds, strict=True)
+        if k == kind
+    ]
+    assert batch.rows.ids[newest, :length].tolist() in of_kind
+
+
 def test_what_is_answered_wrongly_is_asked_more_often(batch):
     bank = QuestionBank()
     bank.add(batch)

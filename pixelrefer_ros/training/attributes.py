@@ -192,7 +192,7 @@ def share(right: Tensor) -> float:
 
 def teach_attributes(network: PixelReferNetwork, out: Path, settings: LanguageSettings) -> bool:
     """Runs the stage, see `teach_vision`."""
-    batches = AttributeBatches(network.config, seed=settings.seed, scenes=settings.attribute_scenes)
+    batches = AttributeBatches(network.config, seed=settings.shown_by, scenes=settings.attribute_scenes)
     return teach_vision(
         STAGE,
         network,

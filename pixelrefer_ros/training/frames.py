@@ -205,7 +205,7 @@ def watched_frames(config: PixelReferConfig, settings: LanguageSettings) -> Fram
 def teach_frames(network: PixelReferNetwork, out: Path, settings: LanguageSettings) -> bool:
     """Runs the stage, see `teach_vision`."""
     batches = FrameBatches(
-        network.config, seed=settings.seed, scenes=settings.frame_scenes, steps=settings.frame_steps
+        network.config, seed=settings.shown_by, scenes=settings.frame_scenes, steps=settings.frame_steps
     )
     return teach_vision(
         STAGE,

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from pixelrefer_ros.model import ObjectEncoder, PixelReferNetwork
+from pixelrefer_ros.training import processes
 from pixelrefer_ros.training.asked import Asked
 from pixelrefer_ros.training.checkpoints import tokenizer_of
 from pixelrefer_ros.training.data import loader
@@ -107,7 +108,8 @@ def teach_infusion(network: PixelReferNetwork, folder: Path, out: Path, settings
             "comparisons": readings.comparisons,
         }
     )
-    seen, imagined = QuestionBank(), QuestionBank()
+    # Of all scenes that are seen: those that were not asked about would have been seen in vain.
+    seen, imagined = QuestionBank(kept=None), QuestionBank()
     rivals = WordRivals(tokenizer_of(folder))
     # The state holds what was learned before, too: a stopped run begins from it.
     learner = nn.ModuleDict(
@@ -144,7 +146,7 @@ def teach_infusion(network: PixelReferNetwork, folder: Path, out: Path, settings
             return result, *readings.loss(result, batch.facts[batch.views], batch.times)
 
     def learn(new: Asked | None) -> dict[str, Tensor | float]:
-        rng = np.random.default_rng([settings.seed, 23, loop.step])
+        rng = np.random.default_rng([settings.shown_by, 23, loop.step])
         if new is None and not len(imagined):  # a run that goes on
             new = heard[loop.step - loop.step % NEW_EVERY]
         if new is not None:
@@ -171,7 +173,7 @@ def teach_infusion(network: PixelReferNetwork, folder: Path, out: Path, settings
         )
 
     heard = NewQuestions(
-        ReadingBatches(folder, network.config, seed=settings.seed, scenes=settings.reading_scenes)
+        ReadingBatches(folder, network.config, seed=settings.shown_by, scenes=settings.reading_scenes)
     )
     with contextlib.suppress(KeyboardInterrupt):  # the state is saved below: the run can go on
         loop.run(
@@ -180,7 +182,7 @@ def teach_infusion(network: PixelReferNetwork, folder: Path, out: Path, settings
             validate if watched else None,
         )
     loop.save()
-    if loop.finished:
+    if loop.finished and processes.is_first():
         readings.save(out)
     return loop.finished
 
@@ -195,11 +197,14 @@ def _asked(
 ) -> list[Asked]:
     """Questions about all scenes that are seen; an encoder that begins learns to look from the first."""
     encoder = network.object_encoder
-    batches = ShownBatches(folder, network.config, seed=settings.seed, scenes=settings.infusion_scenes)
-    shown = iter(loader(batches, range(settings.infusion_batches), workers=settings.workers))
+    batches = ShownBatches(folder, network.config, seed=settings.shown_by, scenes=settings.infusion_scenes)
+    mine = range(-(-settings.infusion_batches // settings.processes))
+    shown = iter(loader(batches, mine, workers=settings.workers))
     first = [(see(network, batch, bf16=settings.bf16), batch) for batch in islice(shown, _BEGUN_WITH)]
     if begins:
-        begin_infusion(encoder, [seen for seen, _ in first], readings.signs, seed=settings.seed)
+        if processes.is_first():
+            begin_infusion(encoder, [seen for seen, _ in first], readings.signs, seed=settings.seed)
+        processes.share(encoder)
     others = ((see(network, batch, bf16=settings.bf16), batch) for batch in shown)
     return [_projected(encoder, *pair) for pair in chain(first, others)]
 

@@ -36,7 +36,8 @@ from pixelrefer_ros.training.world import (
 from pixelrefer_ros.types import RgbImage
 
 _STILL = SceneSettings(frames=1, objects=(2, 8))
-_VIDEO = SceneSettings(size=(320, 240))  # many frames: small ones are quick to draw
+_VIDEOS = tuple(SceneSettings(frames=frames, size=(320, 240)) for frames in (32, 64))
+"""Many frames: small ones are quick to draw. In the longer ones the same motions are half as fast."""
 _OF_STILLS = tuple(kind for kind in OFFERED if OFFERED[kind].views != "video")
 _QUESTIONS = (26, 22)  # of a still, of a video
 _FEW_VIEWS = (2, 8)  # of every other video
@@ -87,7 +88,7 @@ def scene_questions(
     seed: int, *, filmed: bool, combinations: Literal["seen", "unseen"]
 ) -> list[tuple[Sight, str, Draft]]:
     """Questions of every kind that a still, or a video, offers; those about videos look at one object."""
-    settings = replace(_VIDEO if filmed else _STILL, combinations=combinations)
+    settings = replace(_VIDEOS[seed // 2 % len(_VIDEOS)] if filmed else _STILL, combinations=combinations)
     return list(
         scene_drafts(
             seed,

@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from pixelrefer_ros.model import PixelReferNetwork
-from pixelrefer_ros.training import attributes, frames, infusion, reading, sides
+from pixelrefer_ros.training import attributes, frames, infusion, processes, reading, sides
 from pixelrefer_ros.training.checkpoints import (
     modules_of,
     new_checkpoint,
@@ -91,14 +91,16 @@ def train_language(out: Path, settings: LanguageSettings) -> bool:
     if settings.lora_rank:
         add_low_rank(network.language, settings.lora_rank)
     learner = Learner(network).to(settings.device).train()
-    out.mkdir(parents=True, exist_ok=True)
-    (out / RECIPE).write_text(json.dumps(_recipe(settings, network), indent=1) + "\n", encoding="utf-8")
+    if processes.is_first():
+        out.mkdir(parents=True, exist_ok=True)
+        (out / RECIPE).write_text(json.dumps(_recipe(settings, network), indent=1) + "\n", encoding="utf-8")
     if settings.start_from is None and not settings.data and not _prepared(network, source, state, settings):
         return False
     readings = Readings.load(network, state)
     if readings is not None:
         readings = readings.frozen()
     rivals = None if settings.data else WordRivals(tokenizer_of(source))
+    write = partial(_write, network, out, source)
     kept: KeptBest | None = None
     for place, (stage, steps, rates) in enumerate(stages):
         if place < done or not steps:
@@ -106,7 +108,7 @@ def train_language(out: Path, settings: LanguageSettings) -> bool:
         loop = _stage_loop(learner, rates, stage, state, settings, steps, settled=readings is not None)
         loop.resume()
         data = _data(network, source, out, stage, place, settings)
-        kept = _kept_best(network, source, out, stage, settings, data.validation)
+        kept = _kept_best(network, write, out, stage, settings, data.validation)
         left = range(loop.step, steps)
         with contextlib.suppress(KeyboardInterrupt):  # the state is saved below: the run can go on
             loop.run(
@@ -125,13 +127,18 @@ def train_language(out: Path, settings: LanguageSettings) -> bool:
         if not loop.finished:
             # To look at; low-rank updates are merged at the end only.
             if not settings.lora_rank and (kept is None or kept.best is None):
-                write_network(network, out, source, dtype=torch.float16)
+                write()
             return False
     if settings.lora_rank:
         merge_low_rank(network.language)
     if kept is None or kept.best is None:  # otherwise the best weights are there already
-        write_network(network, out, source, dtype=torch.float16)
+        write()
     return True
+
+
+def _write(network: PixelReferNetwork, out: Path, source: Path) -> None:
+    if processes.is_first():
+        write_network(network, out, source, dtype=torch.float16)
 
 
 def _prepared(network: PixelReferNetwork, source: Path, state: Path, settings: LanguageSettings) -> bool:
@@ -146,7 +153,11 @@ def _prepared(network: PixelReferNetwork, source: Path, state: Path, settings: L
     progress = read_progress(state)
     at = progress["stage"] if progress else attributes.STAGE
     left = itertools.dropwhile(lambda name: name != at, stages)
-    return all(not steps or teach(settings=settings) for steps, teach in map(stages.__getitem__, left))
+    for steps, teach in map(stages.__getitem__, left):
+        if steps and not teach(settings=settings):
+            return False
+        processes.wait()  # for the readings that the first one writes
+    return True
 
 
 def losses(
@@ -207,7 +218,7 @@ def _data(
 ) -> _Data:
     """What a stage shows: scenes, or the user's records, of which some are held back."""
     watched = settings.validate_every > 0
-    seed = settings.seed + place
+    seed = settings.shown_by + place
     if not settings.data:
         batches = WorldBatches(
             source,
@@ -244,7 +255,7 @@ def _data(
 
 def _kept_best(
     network: PixelReferNetwork,
-    source: Path,
+    write: Callable[[], None],
     out: Path,
     stage: Stage,
     settings: LanguageSettings,
@@ -258,7 +269,7 @@ def _kept_best(
         network,
         stage=stage.name,
         state=out / TRAINING,
-        write=lambda: write_network(network, out, source, dtype=torch.float16),
+        write=write,
     )
 
 
@@ -266,8 +277,9 @@ def _begin(out: Path, settings: LanguageSettings) -> tuple[Path, PixelReferNetwo
     """The folder with config and tokenizer, and the network: loaded, taken up, or new."""
     if settings.start_from is not None:
         return settings.start_from, trainable_network(settings.start_from)
-    if read_progress(out / TRAINING) is None:
+    if read_progress(out / TRAINING) is None and processes.is_first():
         new_checkpoint(out, settings.sizes, seed=settings.seed)
+    processes.wait()
     return out, new_network(out, seed=settings.seed)
 
 
@@ -277,6 +289,6 @@ def _recipe(settings: LanguageSettings, network: PixelReferNetwork) -> dict[str,
         "media": None if settings.media is None else str(settings.media),
         "data": [str(file) for file in settings.data],
     }
-    for run_only in ("workers", "device", "minutes", "log_every", "save_every", "validate_every"):
+    for run_only in ("workers", "device", "minutes", "log_every", "save_every", "validate_every", "process"):
         plain.pop(run_only)
     return plain | {"parameters": parameter_count(network), "parts": sorted(modules_of(network))}

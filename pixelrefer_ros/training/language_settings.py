@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pixelrefer_ros.training.checkpoints import Sizes
 from pixelrefer_ros.training.loop import Pace
+from pixelrefer_ros.training.processes import own_seed
 from pixelrefer_ros.training.rates import FROM_NOTHING, Rates
 
 RECIPE = "recipe.json"
@@ -61,6 +62,8 @@ class LanguageSettings:
         save_every: steps between saved states.
         validate_every: steps between validations, after which the best weights so far are kept; 0: never.
         minutes: stop each call after so many, to go on later; 0 never does.
+        processes: that train together, each shown as much in a step as is said above; see `run_together`.
+        process: the number of this one.
     """
 
     seed: int = 0
@@ -97,6 +100,13 @@ class LanguageSettings:
     save_every: int = 500
     validate_every: int = 500
     minutes: float = 0.0
+    processes: int = 1
+    process: int = 0
+
+    @property
+    def shown_by(self) -> int:
+        """The seed of what this process is shown; weights begin by `seed` in all of them."""
+        return own_seed(self.seed, self.process)
 
     def pace(self, steps: int, *, flat: float = 0.0, schedule: float = 1.0) -> Pace:
         """Of a stage of so many steps, see `Pace`."""

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from transformers import get_wsd_schedule
 
 from pixelrefer_ros.errors import CheckpointError, ParameterError
+from pixelrefer_ros.training import processes
 from pixelrefer_ros.training.optimizers import optimizers_of
 from pixelrefer_ros.training.table import append_row
 
@@ -149,10 +150,13 @@ class Loop:
             losses: of one item; "loss" has gradients, everything is averaged into the log.
             validate: given the steps done, values for the validation's own log.
         """
+        processes.wait()  # all have read the state that the first one will write anew
+        processes.share(self.module)
         started = time.monotonic()
         sums: dict[str, float] = {}
         counts: Counter[str] = Counter()  # of each: not every step has all
-        with tqdm(total=self.pace.steps, initial=self.step, desc=self.stage, disable=None) as bar:
+        hidden = None if processes.is_first() else True
+        with tqdm(total=self.pace.steps, initial=self.step, desc=self.stage, disable=hidden) as bar:
             for item in items:
                 values = losses(item)
                 self._update(values["loss"])
@@ -168,8 +172,8 @@ class Loop:
                     self._log(LOG, means, time.monotonic() - started)
                     sums, counts = {}, Counter()
                 every = self.pace.validate_every
-                out_of_time = self.pace.minutes and time.monotonic() - started > 60 * self.pace.minutes
-                if validate and every and (self.step % every == 0 or self.finished):
+                out_of_time = processes.agreed(0 < self.pace.minutes < (time.monotonic() - started) / 60)
+                if validate and processes.is_first() and every and (self.step % every == 0 or self.finished):
                     values = validate(self.step)
                     self._log(VALIDATION, values, time.monotonic() - started)
                     shown = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
@@ -181,6 +185,8 @@ class Loop:
 
     def save(self) -> None:
         """Writes the state, so that a half-written one is never taken for a whole one."""
+        if not processes.is_first():
+            return
         state = {_WEIGHTS + k: v.detach().cpu().contiguous() for k, v in self.module.state_dict().items()}
         for place, optimizer in enumerate(self._optimizers):
             for number, values in optimizer.state_dict()["state"].items():
@@ -200,21 +206,19 @@ class Loop:
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(
-            [
-                p
-                for optimizer in self._optimizers
-                for group in optimizer.param_groups
-                for p in group["params"]
-            ],
-            _CLIP,
-        )
+        taught = [
+            p for optimizer in self._optimizers for group in optimizer.param_groups for p in group["params"]
+        ]
+        processes.average_gradients(taught)
+        nn.utils.clip_grad_norm_(taught, _CLIP)
         for optimizer, schedule in zip(self._optimizers, self._schedules, strict=True):
             optimizer.step()
             schedule.step()
         self.step += 1
 
     def _log(self, name: str, means: Mapping[str, float], seconds: float) -> None:
+        if not processes.is_first():
+            return
         row = {"stage": self.stage, "step": self.step, "seconds": round(seconds, 1)}
         row |= {
             "rate": self._optimizers[0].param_groups[0]["lr"],

@@ -22,11 +22,14 @@ from pixelrefer_ros.training.evaluate import GOALS, TRACKER_GOALS, answer_cells,
 from pixelrefer_ros.training.world import COLORS, MOTIONS, SHAPES, SIZES, SURFACES
 
 CARD, WEIGHTS, RECIPE = "README.md", "model.safetensors", "recipe.json"
+HISTORY = "history"
+"""Of a recipe: in words, how weights came about that no single command made."""
 LIMITS_MB = {"language": 20, "tracker": 10}
 """What a shipped model may weigh."""
 
 _FLAGS = {
     "seed": "--seed",
+    "processes": "--processes",
     "steps": "--steps",
     "scenes": "--scenes",
     "attribute_steps": "--attribute-steps",
@@ -38,7 +41,7 @@ _FLAGS = {
     "sizes.mask_num": "--mask-num",
     "bf16": "--bf16",
 }
-_MEASURED = {"parameters", "parts"}
+_MEASURED = {"parameters", "parts", HISTORY}
 _SCORED = {"language": "answers", "tracker": "tracker"}
 _WHAT = {
     "language": "PixelRefer-Lite, a region-level vision-language model: it answers questions about objects.",
@@ -107,13 +110,19 @@ def _lines(folder: Path, kind: str, report: Mapping[str, Any], trained_on: str) 
     yield "The shapes world (`pixelrefer_ros.training.world`): short videos drawn from seeds, with exact"
     yield "masks, and questions whose answers are known. Training, validation and test scenes have disjoint"
     yield "seeds; some combinations of shape, colour and surface are never trained on (*unseen* below)."
-    yield from ("", "## Recipe", "", f"    {command(kind, folder, recipe)}", "")
+    yield from ("", "## Recipe", "")
+    if HISTORY in recipe:
+        yield f"No single command made these weights: {recipe[HISTORY]}."
+        yield "The command with today's defaults, of which they are not the outcome:"
+        yield ""
+    yield from (f"    {command(kind, folder, recipe)}", "")
     others = {name: value for name, value in _changed(kind, recipe).items() if name not in _FLAGS}
     if others:
         yield f"with settings that have no option: {', '.join(f'`{k}` = {v}' for k, v in others.items())}."
     if trained_on:
         yield f"Trained on {trained_on}."
-    yield f"All settings are in `{RECIPE}`."
+    if HISTORY not in recipe:
+        yield f"All settings are in `{RECIPE}`."
     yield from ("", "## Scores", "")
     yield f"`pixelrefer evaluate shapes --seed {report['seed']} --scenes {report['scenes']}`, test scenes;"
     yield "goals in brackets, n answers, facts or objects."

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,8 @@ from pixelrefer_ros.training.object_facts import Facts
 from pixelrefer_ros.training.text_rows import TextRow, TextRows
 from pixelrefer_ros.training.world import KINDS, LESSONS, OFFERED
 
-_KEPT = 1500  # questions of a kind
+KEPT = 1500
+"""Questions of a kind, where new ones go on coming."""
 _REMEMBERED = 0.97  # of how wrong a kind was, from one answer to the next
 _SHARPNESS = 3  # power of it that counts: what is guessed is learned soon where most questions ask for it
 _ALWAYS = 0.04  # so much is added: nothing is forgotten
@@ -36,13 +38,18 @@ class _Question(NamedTuple):
 
 
 class QuestionBank(nn.Module):
-    """Questions by kind, and how wrong the answers to each kind are; the latter is part of its state."""
+    """Questions by kind, and how wrong the answers to each kind are; the latter is part of its state.
+
+    Args:
+        kept: of each kind, the newest; None keeps all.
+    """
 
     wrong: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, kept: int | None = KEPT) -> None:
         """Empty."""
         super().__init__()
+        self._kept = kept
         self._questions: dict[str, deque[_Question]] = {}
         self._next: dict[str, int] = {}
         self.register_buffer("wrong", torch.ones(len(OFFERED)))
@@ -57,7 +64,7 @@ class QuestionBank(nn.Module):
             times = batch.times[first : first + runs].clone()
             fused = None if batch.fused is None else batch.fused[views]
             question = _Question(row, batch.facts[views], times, fused)
-            self._questions.setdefault(kind, deque(maxlen=_KEPT)).append(question)
+            self._questions.setdefault(kind, deque(maxlen=self._kept)).append(question)
             first += runs
 
     def __len__(self) -> int:
@@ -72,7 +79,7 @@ class QuestionBank(nn.Module):
         kinds = [kind for kind in OFFERED if kind in self._questions]
         wrong = dict(zip(OFFERED, self.wrong.tolist(), strict=True))
         weights = np.array([(_ALWAYS + wrong[kind] ** _SHARPNESS) * _weight(kind) for kind in kinds])
-        lengths = [np.mean([len(q.row.ids) for q in list(self._questions[kind])[:50]]) for kind in kinds]
+        lengths = [np.mean([len(q.row.ids) for q in islice(self._questions[kind], 50)]) for kind in kinds]
         weights = weights / np.sqrt(lengths)
         asked: list[str] = []
         questions: list[_Question] = []

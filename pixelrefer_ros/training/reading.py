@@ -33,6 +33,7 @@ from pixelrefer_ros.training.loop import Loop
 from pixelrefer_ros.training.numbered_batches import NumberedBatches
 from pixelrefer_ros.training.optimizers import parameter_groups
 from pixelrefer_ros.training.precision import mixed_precision
+from pixelrefer_ros.training.processes import is_first
 from pixelrefer_ros.training.question_bank import QuestionBank
 from pixelrefer_ros.training.readings import Readings
 from pixelrefer_ros.training.signs import Signs
@@ -53,8 +54,9 @@ QUESTIONS = 12
 WATCHED = (24, 12)
 """Validation scenes: pictures and videos."""
 
-_VIDEO = SceneSettings(size=(320, 240))  # measured from masks: small ones are quick
-_STILL = replace(_VIDEO, frames=1, objects=(3, 8))
+_VIDEOS = tuple(SceneSettings(frames=frames, size=(320, 240)) for frames in (32, 64))
+"""Measured from masks: small ones are quick. In the longer ones the same motions are half as fast."""
+_STILL = replace(_VIDEOS[0], frames=1, objects=(3, 8))
 _OF_VIDEOS = tuple(kind for kind in OFFERED if OFFERED[kind].views == "video")
 _OF_STILLS = tuple(kind for kind in OFFERED if OFFERED[kind].views != "video")
 _FEW_VIEWS = (2, 8)  # of every other video: few frames say as much of a motion, and cost less
@@ -84,7 +86,7 @@ class ReadingBatches(NumberedBatches[Asked, tuple[int, int]]):
             drafts += scene_drafts(
                 self._scene(rng),
                 QUESTIONS,
-                settings=_VIDEO if filmed else _STILL,
+                settings=_VIDEOS[int(rng.integers(len(_VIDEOS)))] if filmed else _STILL,
                 kinds=_OF_VIDEOS if filmed else _OF_STILLS,
                 video_views=VIDEO_VIEWS if place % 2 else _FEW_VIEWS,
             )
@@ -166,7 +168,7 @@ def teach_reading(network: PixelReferNetwork, folder: Path, out: Path, settings:
     loop.resume()
 
     def batches(scenes: tuple[int, int], split: Split = "train") -> ReadingBatches:
-        return ReadingBatches(folder, network.config, seed=settings.seed, scenes=scenes, split=split)
+        return ReadingBatches(folder, network.config, seed=settings.shown_by, scenes=scenes, split=split)
 
     watched = batches(WATCHED, "val")
 
@@ -183,7 +185,7 @@ def teach_reading(network: PixelReferNetwork, folder: Path, out: Path, settings:
             new = batches(settings.reading_scenes)[loop.step // NEW_EVERY]
         if new is not None:
             bank.add(new)
-        batch = bank.draw(np.random.default_rng([settings.seed, 29, loop.step]), _TOKENS)
+        batch = bank.draw(np.random.default_rng([settings.shown_by, 29, loop.step]), _TOKENS)
         with mixed_precision(network.device, bf16=settings.bf16):
             result, off, named = losses(batch)
         bank.answered(batch.kinds, result.mistakes, result.lengths)
@@ -214,6 +216,6 @@ def teach_reading(network: PixelReferNetwork, folder: Path, out: Path, settings:
             validate if settings.validate_every else None,
         )
     loop.save()
-    if loop.finished:
+    if loop.finished and is_first():
         readings.save(out)
     return loop.finished

@@ -123,7 +123,7 @@ def teach_sides(network: PixelReferNetwork, out: Path, settings: LanguageSetting
         network,
         FrameHeads,
         partial(frame_losses, around_weight=_AROUND, pose_weight=_POSE, led_weight=_LED),
-        batches=SideSteps(network.config, settings.seed, settings.frame_scenes, settings.workers),
+        batches=SideSteps(network.config, settings.shown_by, settings.frame_scenes, settings.workers),
         watched=frames.watched_frames(network.config, settings),
         out=out,
         settings=settings,

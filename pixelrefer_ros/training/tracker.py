@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import Sam2VideoModel
 
 from pixelrefer_ros.tracking import load_sam2
+from pixelrefer_ros.training import processes
 from pixelrefer_ros.training.data import loader
 from pixelrefer_ros.training.language_settings import RECIPE, TRAINING
 from pixelrefer_ros.training.loop import Loop, Pace, read_progress
@@ -51,9 +52,10 @@ def train_tracker(out: Path, settings: TrackerSettings) -> bool:
         CheckpointError: ``start_from``, or the state in the folder, does not fit.
         ParameterError: the state is of a run with other settings.
     """
-    out.mkdir(parents=True, exist_ok=True)
     model = _begin(settings).to(settings.device).train()
-    (out / RECIPE).write_text(json.dumps(_recipe(settings, model), indent=1) + "\n", encoding="utf-8")
+    if processes.is_first():
+        out.mkdir(parents=True, exist_ok=True)
+        (out / RECIPE).write_text(json.dumps(_recipe(settings, model), indent=1) + "\n", encoding="utf-8")
     state = out / TRAINING
     progress = read_progress(state)
     names = [stage.name for stage in settings.stages]
@@ -70,7 +72,7 @@ def train_tracker(out: Path, settings: TrackerSettings) -> bool:
         loop.resume()
         kept = _kept_best(model, out, stage, settings)
         follower = Follower(model, learning=stage.learning, own_presence=stage.own_presence)
-        batches = ClipBatches(model.config.image_size, stage, seed=settings.seed + place)
+        batches = ClipBatches(model.config.image_size, stage, seed=settings.shown_by + place)
         with contextlib.suppress(KeyboardInterrupt):  # the state is saved below: the run can go on
             loop.run(
                 loader(batches, range(loop.step, steps), workers=settings.workers),
@@ -80,11 +82,16 @@ def train_tracker(out: Path, settings: TrackerSettings) -> bool:
         loop.save()
         if not loop.finished:
             if kept is None or kept.best is None:  # to look at
-                write_tracker(model, out)
+                _write(model, out)
             return False
     if kept is None or kept.best is None:  # otherwise the best weights are there already
-        write_tracker(model, out)
+        _write(model, out)
     return True
+
+
+def _write(model: Sam2VideoModel, out: Path) -> None:
+    if processes.is_first():
+        write_tracker(model, out)
 
 
 def clip_losses(follower: Follower, clips: Clips, *, bf16: bool) -> Mapping[str, Tensor | float]:
@@ -132,6 +139,6 @@ def _recipe(settings: TrackerSettings, model: Sam2VideoModel) -> dict[str, objec
     plain = asdict(settings) | {
         "start_from": None if settings.start_from is None else str(settings.start_from)
     }
-    for run_only in ("workers", "device", "minutes", "log_every", "save_every", "validate_every"):
+    for run_only in ("workers", "device", "minutes", "log_every", "save_every", "validate_every", "process"):
         plain.pop(run_only)
     return plain | {"parameters": sum(p.numel() for p in model.parameters())}

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pixelrefer_ros.training.processes import own_seed
 from pixelrefer_ros.training.world import Occlusion, SceneSettings
 
 
@@ -127,6 +128,7 @@ class TrackerSettings:
         validated_pictures: scenes whose prompted frame a validation scores.
         validated_clips: scenes that a validation follows, in each kind of clip.
         minutes: stop each call after so many, to go on later; 0 never does.
+        processes, process: see `LanguageSettings`.
     """
 
     seed: int = 0
@@ -147,3 +149,10 @@ class TrackerSettings:
     validated_pictures: int = 40
     validated_clips: int = 4
     minutes: float = 0.0
+    processes: int = 1
+    process: int = 0
+
+    @property
+    def shown_by(self) -> int:
+        """The seed of what this process is shown."""
+        return own_seed(self.seed, self.process)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,20 @@ def run(args: argparse.Namespace) -> int:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise ParameterError("--device is cuda, but torch sees no GPU here: use cpu")
+    if device == "cuda" and args.processes > 1:
+        raise ParameterError(f"--processes is {args.processes}: on a GPU train with one")
+    if args.processes > 1:
+        from pixelrefer_ros.training.processes import run_together
+
+        run_together(args.processes, partial(_train, args, device))
+    else:
+        _train(args, device)
+    return 0
+
+
+def _train(args: argparse.Namespace, device: str, process: int = 0) -> None:
+    import torch
+
     if args.threads:
         torch.set_num_threads(args.threads)
     given: dict[str, Any] = {
@@ -110,15 +125,17 @@ def run(args: argparse.Namespace) -> int:
         "device": device,
         "bf16": device == "cuda" if args.bf16 is None else args.bf16,
         "minutes": args.minutes,
+        "processes": args.processes,
+        "process": process,
         "start_from": args.start_from,
     }
     for name in ("scenes", "workers", "validate_every"):
         if getattr(args, name) is not None:
             given[name] = getattr(args, name)
     finished = _language(args, given) if args.model == "language" else _tracker(args, given)
-    command = "finished" if finished else "stopped: the same command goes on"
-    print(f"{args.out}: {command}")
-    return 0
+    if process == 0:
+        command = "finished" if finished else "stopped: the same command goes on"
+        print(f"{args.out}: {command}")
 
 
 def _language(args: argparse.Namespace, given: dict[str, Any]) -> bool:
@@ -170,6 +187,12 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, help="of the computation on a CPU; default: torch's own choice"
     )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        help="that train together on a CPU, each shown as much in a step as one would be alone",
+    )
     parser.add_argument("--minutes", type=float, default=0.0, help="stop after so many; 0: train to the end")
     parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument(
@@ -181,7 +204,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     lowest = {"--seed": (args.seed, 0), "--scenes": (args.scenes, 1), "--workers": (args.workers, 0)}
-    lowest |= {"--threads": (args.threads, 1)}
+    lowest |= {"--threads": (args.threads, 1), "--processes": (args.processes, 1)}
     lowest |= {"--minutes": (args.minutes, 0)}
     lowest |= {"--steps": (None if args.steps is None else min(args.steps), 0)}
     lowest |= {"--validate-every": (args.validate_every, 0)}

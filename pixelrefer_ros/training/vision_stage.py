@@ -17,6 +17,7 @@ from pixelrefer_ros.model import PixelReferNetwork
 from pixelrefer_ros.training.language_settings import LanguageSettings
 from pixelrefer_ros.training.loop import Loop, Pace
 from pixelrefer_ros.training.optimizers import parameter_groups
+from pixelrefer_ros.training.processes import is_first
 
 _HEADS = "{}_heads.safetensors"
 
@@ -92,6 +93,6 @@ def teach_vision(
             None if watched is None else lambda _: scores(losses, network.vision, heads, watched),
         )
     loop.save()
-    if loop.finished:
+    if loop.finished and is_first():
         save_file(heads.state_dict(), out / _HEADS.format(stage))
     return loop.finished

@@ -21,7 +21,9 @@ from pixelrefer_ros.types import Frame, Mask
 VIDEO_VIEWS = (6, 8)
 """Fewest and most frames that a question about a video asks for."""
 MIN_WINDOW = 0.6
-"""Share of the clip that a question about a video looks at, at least."""
+"""Share of the clip that a question about a video looks at, at least; of long clips, of the next."""
+LONGEST_WINDOW = 32
+"""Frames from the first to the last that it looks at, at most."""
 
 _TRIES = 12
 _HIDDEN_FILMED = 0.8
@@ -191,10 +193,11 @@ def _stretch(
 ) -> tuple[int, int, int] | None:
     """The first and last frame of a video, and how many to look at; None where the scene is too short."""
     count = int(rng.integers(video_views[0], video_views[1] + 1))
-    shortest = max(count, int(np.ceil(MIN_WINDOW * frames)))
-    if frames < shortest:
+    longest = min(frames, LONGEST_WINDOW)
+    shortest = max(count, int(np.ceil(MIN_WINDOW * longest)))
+    if longest < shortest:
         return None
-    length = int(rng.integers(shortest, frames + 1))
+    length = int(rng.integers(shortest, longest + 1))
     first = int(rng.integers(0, frames - length + 1))
     return first, first + length - 1, count
 
