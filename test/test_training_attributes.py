@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -23,7 +25,7 @@ from pixelrefer_ros.training.checkpoints import new_checkpoint, new_network
 from pixelrefer_ros.training.language import LanguageSettings
 from pixelrefer_ros.training.loop import read_progress
 from pixelrefer_ros.training.vision_stage import scores
-from pixelrefer_ros.training.world import Renderer, Sight, cast_scene, scene_seeds
+from pixelrefer_ros.training.world import TURNS, Renderer, Sight, cast_scene, scene_seeds
 from pixelrefer_ros.training.world.splits import SEEN
 
 
@@ -34,9 +36,10 @@ def network(tmp_path_factory):
     return new_network(folder, seed=0)
 
 
-def test_labels_are_what_the_scenes_objects_are(network):
+def test_labels_and_turns_are_what_the_scenes_objects_are(network):
     seeds = scene_seeds("val", 0, 6)
-    labels = iter(draw_objects(seeds, network.config).labels.tolist())
+    batch = draw_objects(seeds, network.config)
+    labels, turns = iter(batch.labels.tolist()), iter(batch.turns.tolist())
     for seed in seeds:
         renderer = Renderer(cast_scene(seed, SCENE))
         sight = Sight(renderer)
@@ -44,7 +47,11 @@ def test_labels_are_what_the_scenes_objects_are(network):
             if sight.recognizable(number, 0):
                 named = [of[place] for of, place in zip(ATTRIBUTES.values(), next(labels), strict=True)]
                 assert named == [spec.combination.shape, spec.combination.color, spec.combination.surface]
-    assert next(labels, None) is None
+                # The same for every angle at which the shape looks the same.
+                angle = spec.angle + 2 * math.pi / max(1, TURNS[spec.combination.shape])
+                turned = TURNS[spec.combination.shape] * angle
+                assert next(turns) == pytest.approx([math.sin(turned), math.cos(turned)], abs=1e-5)
+    assert next(labels, None) is next(turns, None) is None
 
 
 def test_pictures_patches_and_outlines_belong_together(network):
@@ -117,6 +124,6 @@ def test_validation_scores_every_attribute_and_changes_nothing(network):
     before = {name: value.clone() for name, value in network.vision.state_dict().items()}
     batch = draw_objects(scene_seeds("val", 0, 2), network.config)
     values = scores(attribute_losses, network.vision, heads, batch)
-    assert set(values) == {"loss", "right", *ATTRIBUTES}
+    assert set(values) == {"loss", "right", "turn", *ATTRIBUTES}
     assert values["right"] <= min(values[name] for name in ATTRIBUTES)
     assert all(torch.equal(before[name], value) for name, value in network.vision.state_dict().items())

@@ -35,6 +35,7 @@ from pixelrefer_ros.training.world import (
     SEED_RANGES,
     SHAPES,
     SURFACES,
+    TURNS,
     Renderer,
     SceneSettings,
     Sight,
@@ -53,7 +54,7 @@ _MARGIN = 1  # patches of surroundings that stay around an object
 _WHOLE_EVERY = 4  # one crop of so many is shown whole, as object tokens are made from: others cost a third
 CELLS = 7
 """Of a patch's side: an outline is drawn in cells of 2 x 2 pixels."""
-_OUTLINE = 2.0  # weight of its loss
+_OUTLINE, _TURN = 2.0, 1.0  # weights of their losses: how it is turned says later that it rotates
 _WATCHED = 60  # validation scenes
 _SHOWN = 3  # how often a batch is
 
@@ -67,12 +68,14 @@ class AttributeBatch:
         own: per object (h w,) bool, the patches that show it.
         outlines: (patches of all images, 49) float32, 1 where a cell of the patch is the object's.
         labels: (V, attributes) int64, places in the values of `ATTRIBUTES`.
+        turns: (V, 2) float32, sine and cosine of how each is turned, see `Facts.measured`.
     """
 
     images: list[RgbImage]
     own: list[Tensor]
     outlines: Tensor
     labels: Tensor
+    turns: Tensor
 
 
 class AttributeHeads(nn.Module):
@@ -84,6 +87,8 @@ class AttributeHeads(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.named = nn.ModuleDict({name: nn.Linear(width, len(of)) for name, of in ATTRIBUTES.items()})
         self.outline = nn.Linear(width, CELLS**2)
+        # Drawn last: the others' first weights stay what they were.
+        self.turn = nn.Linear(width, 2)
 
 
 class AttributeBatches(Dataset[AttributeBatch]):
@@ -108,6 +113,7 @@ def draw_objects(seeds: Sequence[int], config: PixelReferConfig) -> AttributeBat
     own: list[Tensor] = []
     outlines: list[Tensor] = []
     labels: list[list[int]] = []
+    turns: list[float] = []
     for seed in seeds:
         renderer = Renderer(cast_scene(seed, SCENE))
         sight, rgb, masks = Sight(renderer), renderer.rgb(0), renderer.layers(0).visible
@@ -124,9 +130,13 @@ def draw_objects(seeds: Sequence[int], config: PixelReferConfig) -> AttributeBat
                 torch.from_numpy(_outline(crop, masks[number])[rows, columns].reshape(-1, CELLS**2))
             )
             labels.append([of.index(getattr(spec.combination, name)) for name, of in ATTRIBUTES.items()])
+            turns.append(TURNS[spec.combination.shape] * spec.angle)
     if not images:
-        return AttributeBatch([], [], torch.zeros(0, CELLS**2), torch.zeros(0, len(ATTRIBUTES)).long())
-    return AttributeBatch(images, own, torch.cat(outlines), torch.tensor(labels))
+        nothing = torch.zeros(0, len(ATTRIBUTES)).long()
+        return AttributeBatch([], [], torch.zeros(0, CELLS**2), nothing, torch.zeros(0, 2))
+    turned = torch.tensor(turns)
+    both = torch.stack([turned.sin(), turned.cos()], dim=1)
+    return AttributeBatch(images, own, torch.cat(outlines), torch.tensor(labels), both)
 
 
 def _trimmed(grid_mask: NDArray[np.float32]) -> tuple[slice, slice]:
@@ -160,7 +170,8 @@ def attribute_losses(
 
     Returns:
         "loss": cross-entropy summed over attributes and outline; "right": the share of objects of which
-        every attribute is; and the share of each attribute.
+        every attribute is; the share of each attribute; and "turn": the mean distance of the angle's sine and
+        cosine.
     """
     device = heads.outline.weight.device
     with mixed_precision(device, bf16=bf16):
@@ -180,9 +191,11 @@ def attribute_losses(
         if name == "shape":
             logits = among_rivals(logits, of_name["color"], of_name["surface"])
         loss = loss + F.cross_entropy(logits, truth)
+    turn = heads.turn(normed) - batch.turns.to(device)
+    loss = loss + _TURN * turn.square().sum(dim=1).mean()
     every = torch.stack(list(right.values())).all(dim=0)
     shares: dict[str, Tensor | float] = {name: share(of) for name, of in right.items()}
-    return {"loss": loss, "right": share(every), **shares}
+    return {"loss": loss, "right": share(every), **shares, "turn": float(turn.detach().norm(dim=1).mean())}
 
 
 def share(right: Tensor) -> float:

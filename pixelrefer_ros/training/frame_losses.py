@@ -112,7 +112,7 @@ def frame_losses(
         shapes of who is on a side; "off": mean distance of the middle, as shares of the frame's sides;
         "size": mean distance of the diameter's logarithm; "turn": of the angle's sine and cosine; "led": the
         share of attention that is where it is led to, and "crops": that of crops of which every attribute is
-        named, where there are any.
+        named, and "crops_turn" their angles', where there are any.
     """
     device = heads.outline.weight.device
     led = None
@@ -156,6 +156,7 @@ def frame_losses(
     if batch.crops is not None:
         of_crops = attribute_losses(vision, heads.crops, batch.crops, bf16=bf16)
         loss, crops["crops"] = loss + of_crops["loss"], of_crops["right"]
+        crops["crops_turn"] = of_crops["turn"]
     looked: dict[str, Tensor | float] = {}
     if led is not None:
         loss, looked["led"] = loss + led_weight * led.loss().to(device), led.share()
