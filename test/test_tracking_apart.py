@@ -148,7 +148,7 @@ def test_an_object_that_is_taken_for_another_is_occluded_until_it_is_found_where
     lost, other = finds(monkeypatch, tracker, 2, columns(8, 12, loud=9.0), theirs)
     assert (lost.state, lost.area_px, other.state) == (TrackState.OCCLUDED, 0, TrackState.TRACKED)
     assert lost.score < 0.5
-    assert absent == [[True, False]], "it remembers that it was not seen"
+    assert absent == [[False]], "only the one that was seen remembers the frame"
     assert torch.equal(tracker._session.followed(1).pointer, pointer), "and what it looked like before"
     found, other = finds(monkeypatch, tracker, 3, columns(13, 16), theirs)
     assert (found.state, other.state) == (TrackState.TRACKED, TrackState.TRACKED)

@@ -27,7 +27,7 @@ class Followed:
         prompt_key: the frame of its prompt.
         prompt_place: the prompt frame's number in the `FrameOrder`.
         first_distance: frames between the prompt and the first frame after it; 0 until there was one.
-        stamps: stamps of the frames propagated since the prompt, newest last.
+        stamps: stamps of the frames remembered since the prompt, newest last.
         points: the points given on the prompt frame, to which a refinement there adds.
         key: the newest frame the object has a result for.
         logits: (4h, 4w) mask logits there.
@@ -58,7 +58,7 @@ class Followed:
         self.track = Track(self.object_id, state, score, mask, box, area_px)
 
     def frames_at_or_after(self, stamp_ns: int) -> int:
-        """How many of the newest propagated frames are not older than ``stamp_ns``."""
+        """How many of the newest remembered frames are not older than ``stamp_ns``."""
         return sum(stamp >= stamp_ns for stamp in self.stamps)
 
 

@@ -108,15 +108,28 @@ class Session:
         decoded = self._sam2.propagate(self._sam2.with_memory(features, recall), features)
         if self._rules.apart and len(items) > 1:
             decoded = _apart(items, decoded)
-        self.bank.push(rows, self._sam2.remember_tracked(features, decoded), decoded.pointer)
+        present = self._remember(rows, features, decoded)
         height, width = check_frame(frame.rgb)
         for i, (item, logits, score) in enumerate(zip(items, *_on_host(decoded), strict=True)):
             mask, box, area = mask_at_frame_size(logits, height, width)
             visible = self._rules.visible(score, area, mask.size)
             item.visibility.observed(visible, score, frame.stamp_ns, self._rules)
-            item.stamps.append(frame.stamp_ns)
+            if present[i]:
+                item.stamps.append(frame.stamp_ns)
             item.key, item.logits, item.pointer = frame_key(frame), decoded.logits[i], decoded.pointer[i]
             item.report(score, mask, box, area)
+
+    def _remember(self, rows: Sequence[int], features: Features, decoded: Decoded) -> list[bool]:
+        """Takes up the frame in the memory of each object that is there; which ones did."""
+        present = decoded.score > 0
+        if self._rules.remembers_absence:
+            present = torch.ones_like(present)
+        kept = present.nonzero().flatten()
+        if len(kept):
+            there = Decoded(decoded.logits[kept], decoded.score[kept], decoded.pointer[kept])
+            memory = self._sam2.remember_tracked(features, there)
+            self.bank.push([rows[i] for i in kept.tolist()], memory, there.pointer)
+        return present.tolist()
 
     def prompt(
         self, frame: Frame, features: Features, asked: Mapping[int, PointPrompt | MaskPrompt]

@@ -25,6 +25,10 @@ class StateRules:
     Objects are kept ``apart``: where the masks of two overlap that did not when they were pointed at, one of
     them is mistaken, and is OCCLUDED if hardly anything else is left of it, see `keep_apart`.
 
+    Frames in which an object is absent are not remembered. The first that show a sliver of it again often
+    count as such; remembered, they say that what looks so is not the object, and it is never found again
+    though it is in full view. SAM 2 itself remembers every frame (``remembers_absence``).
+
     Attributes:
         score_threshold: probability in [0.5, 1]; SAM 2 itself empties masks that score below 0.5.
         min_area_px: smallest visible mask, pixels of the frame.
@@ -33,6 +37,7 @@ class StateRules:
         lost_after_s: seconds without the object; None: frames alone decide.
         find_again_score: probability in [0.5, 1], or None.
         apart: whether objects that are followed rule each other out; False: each is followed by itself.
+        remembers_absence: whether an object's memory takes up frames in which it is absent.
 
     Raises:
         ParameterError: a value outside its bounds.
@@ -45,6 +50,7 @@ class StateRules:
     lost_after_s: float | None = None
     find_again_score: float | None = None
     apart: bool = True
+    remembers_absence: bool = False
 
     def __post_init__(self) -> None:
         """Check the bounds."""

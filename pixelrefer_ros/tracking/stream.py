@@ -33,9 +33,10 @@ class StreamTracker:
     with the stream.
 
     Time is counted in frames that were processed: a camera frame that was never given to `track` does
-    not exist for the memory. The newest memory is one step back, whatever the camera skipped. A prompt
-    on an older frame is placed where that frame stood among the processed ones (a skipped frame at the
-    processed one before it), and the object goes straight from there to the next frame tracked.
+    not exist for the memory, nor does one in which the object was absent, see `StateRules`. The newest
+    memory is one step back, whatever the camera skipped. A prompt on an older frame is placed where that
+    frame stood among the processed ones (a skipped frame at the processed one before it), and the object
+    goes straight from there to the next frame tracked.
 
     **Corrections.** A box or a mask says what the whole object is: it starts the object anew on that
     frame, as its first prompt did, without memory, because memory is what led the tracker astray. (SAM 2
