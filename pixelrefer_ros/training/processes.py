@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.multiprocessing import ProcessExitedException, get_context, spawn
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, get_context, spawn
 
 from pixelrefer_ros.errors import PixelReferError
 
@@ -92,7 +92,7 @@ def run_together(count: int, work: Callable[[int], Any]) -> None:
     try:
         with tempfile.TemporaryDirectory() as folder:
             spawn(_process, (count, Path(folder) / "meet", errors, work), nprocs=count)
-    except ProcessExitedException:
+    except (ProcessExitedException, ProcessRaisedException):  # also of one that waited for the other
         if errors.empty():
             raise
         raise errors.get() from None
