@@ -14,6 +14,7 @@ from functools import partial
 import pytest
 import torch
 from micro_language import MICRO
+from safetensors.torch import load_file, save_file
 
 from pixelrefer_ros.errors import ParameterError
 from pixelrefer_ros.model import PixelReferLite
@@ -38,14 +39,14 @@ def learned(folder, shown) -> torch.nn.Module:
 
 def learn_own(folder, number: int) -> None:
     layer = learned(folder, SHOWN[number : number + 1])
-    torch.save(layer.state_dict(), folder / f"{number}.pt")
+    save_file(layer.state_dict(), folder / f"{number}.safetensors")
 
 
 def test_two_processes_learn_what_one_would_from_both_of_their_batches(tmp_path):
     run_together(2, partial(learn_own, tmp_path))
     alone = learned(tmp_path / "alone", SHOWN).state_dict()
     for number in range(2):
-        together = torch.load(tmp_path / f"{number}.pt")
+        together = load_file(tmp_path / f"{number}.safetensors")
         for name, value in alone.items():
             # One sum in another order, divided by Adam's root of squares: float32 to five digits.
             torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-5)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several processes that train one model: each is shown scenes of its own, and gradients are averaged.
 
-On a CPU, matrices of a small model are too small for several threads, while several processes are nearly as
-many times as fast as one. In each of them the same code runs; the first one writes, watches and says when to
-stop. In a run of one process nothing here does anything.
+On a CPU, matrices of a small model are too small for several threads; processes share nothing but gradients.
+In each of them the same code runs; the first one writes, watches and says when to stop. In a run of one
+process nothing here does anything.
 """
 
 from __future__ import annotations

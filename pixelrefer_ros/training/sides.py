@@ -5,7 +5,7 @@ Of all that a frame shows, who is beside whom takes longest: a patch has to look
 on one side, and tell what it is. Where to look is told (`led_attention`). It takes many looks more than it
 takes frames, so most of those that a step shows have been shown before. How large an object is and how it is
 turned tells what it does over time. Its crop is scaled and shows neither size nor frame; how it is turned is
-seen there, too, and better.
+seen there, too, and larger.
 """
 
 from __future__ import annotations
