@@ -26,6 +26,7 @@ from pixelrefer_ros.training.object_facts import Facts
 from pixelrefer_ros.training.precision import mixed_precision
 from pixelrefer_ros.training.vision_pass import encode_pictures
 from pixelrefer_ros.training.world import (
+    GLIMPSES,
     OFFERED,
     VIDEO_VIEWS,
     Draft,
@@ -97,6 +98,7 @@ def scene_questions(
             kinds=tuple(OFFERED) if filmed else _OF_STILLS,
             video_views=VIDEO_VIEWS if seed % 2 else _FEW_VIEWS,
             moments=1 if filmed else 0,
+            glimpses=GLIMPSES if filmed else 0.0,
         )
     )
 

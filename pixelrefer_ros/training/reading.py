@@ -38,6 +38,7 @@ from pixelrefer_ros.training.question_bank import QuestionBank
 from pixelrefer_ros.training.readings import Readings
 from pixelrefer_ros.training.signs import Signs
 from pixelrefer_ros.training.world import (
+    GLIMPSES,
     LESSONS,
     OFFERED,
     VIDEO_VIEWS,
@@ -89,6 +90,7 @@ class ReadingBatches(NumberedBatches[Asked, tuple[int, int]]):
                 settings=_VIDEOS[int(rng.integers(len(_VIDEOS)))] if filmed else _STILL,
                 kinds=_OF_VIDEOS if filmed else _OF_STILLS,
                 video_views=VIDEO_VIEWS if place % 2 else _FEW_VIEWS,
+                glimpses=GLIMPSES if filmed else 0.0,
             )
         return ask(drafts, self._tokenizer, self._config)[0]
 

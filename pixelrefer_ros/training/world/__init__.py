@@ -7,6 +7,7 @@ NumPy and OpenCV only. A scene is its seed; everything follows from it, in every
 from pixelrefer_ros.training.world.casting import FRAME_SIZES, Occlusion, SceneSettings, cast_scene
 from pixelrefer_ros.training.world.course import GAP, NO_GAP
 from pixelrefer_ros.training.world.examples import (
+    GLIMPSES,
     VIDEO_VIEWS,
     Example,
     scene_drafts,
@@ -39,6 +40,7 @@ __all__ = [
     "EPOCH_NS",
     "FRAME_SIZES",
     "GAP",
+    "GLIMPSES",
     "KINDS",
     "LESSONS",
     "MOTIONS",

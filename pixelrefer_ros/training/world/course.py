@@ -25,7 +25,7 @@ NO_GAP = 1.5
 
 
 def choose_views(
-    sight: Sight, numbers: Sequence[int], first: int, last: int, count: int
+    sight: Sight, numbers: Sequence[int], first: int, last: int, count: int, *, glimpses: bool = False
 ) -> tuple[int, ...] | None:
     """The frames of a window that a robot's memory would offer: spread evenly, all objects seen.
 
@@ -35,11 +35,14 @@ def choose_views(
         first: where the window begins, frame index.
         last: where it ends, included.
         count: how many frames are asked for.
+        glimpses: between the first and the last it is enough that a tracker may have them.
 
     Returns:
         At least two indices in time order; None where the objects are not seen together at both ends.
     """
     shown = np.all([sight.seen(number)[first : last + 1] for number in numbers], axis=0)
+    if glimpses:
+        shown[1:-1] = np.all([sight.glimpsed(number)[first + 1 : last] for number in numbers], axis=0)
     candidates = np.flatnonzero(shown) + first
     if len(candidates) < 2 or candidates[0] != first or candidates[-1] != last:
         return None

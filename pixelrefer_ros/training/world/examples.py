@@ -24,6 +24,8 @@ MIN_WINDOW = 0.6
 """Share of the clip that a question about a video looks at, at least; of long clips, of the next."""
 LONGEST_WINDOW = 32
 """Frames from the first to the last that it looks at, at most."""
+GLIMPSES = 0.6
+"""Share of training's videos with slivers: what a tracker has last of an object that goes behind another."""
 
 _TRIES = 12
 _HIDDEN_FILMED = 0.8
@@ -129,6 +131,7 @@ def scene_drafts(
     kinds: Sequence[str] = tuple(KINDS),
     video_views: tuple[int, int] = VIDEO_VIEWS,
     moments: int = 0,
+    glimpses: float = 0.0,
 ) -> Iterator[tuple[Sight, str, Draft]]:
     """What can be seen, kinds of question and questions of one scene; no picture is drawn for them.
 
@@ -139,10 +142,11 @@ def scene_drafts(
         kinds: of questions.
         video_views: the fewest and the most frames that a question about a video asks for.
         moments: see `scene_examples`.
+        glimpses: share of the videos that look at frames, too, in which a sliver of their object is seen.
     """
     sight = Sight(Renderer(cast_scene(seed, settings)))
     rng = np.random.default_rng([seed, 2])
-    for kind, draft in _drafts(rng, sight, count, kinds, moments, video_views):
+    for kind, draft in _drafts(rng, sight, count, kinds, moments, video_views, glimpses):
         yield sight, kind, draft
 
 
@@ -153,6 +157,7 @@ def _drafts(
     kinds: Sequence[str],
     moments: int,
     video_views: tuple[int, int] = VIDEO_VIEWS,
+    glimpses: float = 0.0,
 ) -> Iterator[tuple[str, Draft]]:
     stretch = _stretch(rng, sight.scene.frames, video_views) if moments else None
     pictures: Sequence[int] = range(sight.scene.frames)
@@ -161,6 +166,7 @@ def _drafts(
         shared = np.unique(np.linspace(first, last, spread).round().astype(int))
         pictures = sorted(int(i) for i in rng.choice(shared, min(moments, len(shared)), replace=False))
     filmed = _filmed(rng, sight) if stretch else 0
+    glimpsed = glimpses > 0 and bool(rng.random() < glimpses)
     weights = np.array([OFFERED[kind].weight for kind in kinds])
     asked: set[str] = set()
     found = 0
@@ -171,7 +177,7 @@ def _drafts(
         number = int(rng.integers(len(sight.scene.objects)))
         if stretch and OFFERED[kind].views == "video":
             number = filmed
-        views = _views(rng, sight, number, OFFERED[kind].views, stretch, pictures, video_views)
+        views = _views(rng, sight, number, OFFERED[kind].views, stretch, pictures, video_views, glimpsed)
         draft = None if views is None else OFFERED[kind].make(Asking(rng, sight, number, views))
         if draft is None or repr((draft.question, draft.objects)) in asked:
             continue
@@ -210,10 +216,11 @@ def _views(
     stretch: tuple[int, int, int] | None,
     pictures: Sequence[int],
     video_views: tuple[int, int],
+    glimpsed: bool,
 ) -> tuple[int, ...] | None:
     if wanted == "video":
         stretch = stretch or _stretch(rng, sight.scene.frames, video_views)
-        views = choose_views(sight, (number,), *stretch) if stretch else None
+        views = choose_views(sight, (number,), *stretch, glimpses=glimpsed) if stretch else None
         return views if views and sight.recognizable(number, views[-1]) else None
     if wanted == "hidden":
         shares = sight.shares[pictures, number]

@@ -17,6 +17,8 @@ RECOGNIZABLE_SHARE, RECOGNIZABLE_PX = 0.7, 80
 """An object is named, and asked about, only where at least so much of it is seen."""
 SEEN_SHARE, SEEN_PX = 0.3, 40
 """A frame in which less is seen is not looked at: a tracker may not find it there."""
+GLIMPSED_PX = 10
+"""A tracker may find it where no more is seen than this: a sliver at the edge of what hides it."""
 GONE_PX = 2
 """At most so many pixels seen: hidden. In between, neither is ever claimed."""
 WHOLE_SHARE = 0.95
@@ -65,6 +67,10 @@ class Sight:
     def seen(self, number: int) -> NDArray[np.bool_]:
         """(T,) whether a tracker can be expected to have it."""
         return (self.shares[:, number] >= SEEN_SHARE) & (self.pixels[:, number] >= SEEN_PX)
+
+    def glimpsed(self, number: int) -> NDArray[np.bool_]:
+        """(T,) whether a tracker may have it, be it a sliver of it."""
+        return self.pixels[:, number] >= GLIMPSED_PX
 
     def gone(self, number: int) -> NDArray[np.bool_]:
         """(T,) whether it is hidden."""
