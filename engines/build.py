@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One graph to the bytes of one TensorRT engine."""
+"""One graph to the bytes of one TensorRT engine.
+
+Whoever changes what is built of the same graph, here or in `network`, `attention` and `profiles`, raises
+`pixelrefer_ros.runtime.tensorrt_plans.BUILDER`: else engines of before are taken for up to date.
+"""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from pixelrefer_ros.engines.versions import check_opset
 
 from pixelrefer_ros.errors import ParameterError
 from pixelrefer_ros.runtime.manifest import Graph, Manifest, read_manifest, verify_graph
+from pixelrefer_ros.runtime.tensorrt_machine import on_gpu
 from pixelrefer_ros.runtime.tensorrt_plans import ENGINES, Gpu, engine_key, library
 
 TIMINGS = "timings.cache"
@@ -55,7 +56,7 @@ def build_engines(
     Args:
         folder: the exported one.
         trt: the module ``tensorrt``.
-        gpu: of this machine; see `pixelrefer_ros.runtime.tensorrt_plans.current_gpu`.
+        gpu: to build for, of this machine; see `pixelrefer_ros.runtime.tensorrt_machine.current_gpu`.
         asked: what the user asks.
         say: takes one line for people.
         bar: shows progress, like ``tqdm.tqdm``; None: nothing is shown.
@@ -85,22 +86,23 @@ def build_engines(
         stopped=stopped,
     )
     say(f"{library(trt)} on {gpu}; profile {profile.name}; {manifest.name} in {manifest.precision}")
-    return [
-        graph.name
-        for graph in graphs
-        if store.ensure(
-            graph.name,
-            engine_key(
-                graph,
-                precision=manifest.precision,
-                tensorrt=library(trt),
-                gpu=gpu,
-                profile=f"{profile.name} {profile.content_hash[:12]}",
-            ),
-            _builder(trt, folder, graph, manifest.precision, profile, options),
-            again=asked.again,
-        )
-    ]
+    with on_gpu(gpu):
+        return [
+            graph.name
+            for graph in graphs
+            if store.ensure(
+                graph.name,
+                engine_key(
+                    graph,
+                    precision=manifest.precision,
+                    tensorrt=library(trt),
+                    gpu=gpu,
+                    profile=f"{profile.name} {profile.content_hash[:12]}",
+                ),
+                _builder(trt, folder, graph, manifest.precision, profile, options),
+                again=asked.again,
+            )
+        ]
 
 
 def _builder(

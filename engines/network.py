@@ -72,7 +72,7 @@ def read_network(
     path = folder / graph.file
     with heard(trt) as messages:
         builder = trt.Builder(logger_of(trt))
-        definition = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        definition = builder.create_network(_strongly_typed(trt))
         parser = trt.OnnxParser(definition, logger_of(trt))
         read = parser.parse(_prepared(path, fixed), str(path))  # the path: to find files of weights
     errors = [_error(parser.get_error(index)) for index in range(parser.num_errors)]
@@ -90,6 +90,12 @@ def read_network(
     if precision == "fp32":  # for which there is no fused kernel
         network.take_attention_apart()
     return network
+
+
+def _strongly_typed(trt: ModuleType) -> int:
+    # TensorRT 11 knows no other networks: the flag does nothing there, and may be gone one day.
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
 
 
 def _prepared(path: Path, fixed: Mapping[str, int]) -> bytes:

@@ -30,6 +30,8 @@ from pixelrefer_ros.runtime.tensorrt_plans import (
 LOCK = "building.lock"
 _LOOK_AGAIN_S = 0.2
 _BROKEN = ".broken"
+_DIGITS = 12
+"""Of a plan's hash, in its name."""
 
 Say = Callable[[str], None]
 """Takes one line for people."""
@@ -88,7 +90,8 @@ class EngineStore:
         try:
             record = read_record(self.folder, graph)
         except BackendError as error:
-            self._set_aside(record_path(self.folder, graph))
+            path = record_path(self.folder, graph)
+            self._set_aside(path, path.name)
             return str(error)
         if record is None:
             return "there is none"
@@ -98,33 +101,54 @@ class EngineStore:
         try:
             read_plan(self.folder, record)
         except BackendError as error:
-            self._set_aside(self.folder / record.file)
+            self._set_aside(self.folder / record.file, f"{graph}.plan")
             return str(error)
         return None
 
-    def _set_aside(self, path: Path) -> None:
-        """Keeps a broken file for people to look at, the newest one only, where nothing reads it."""
-        if path.exists():
-            aside = path.with_name(f"{path.name}{_BROKEN}")
+    def _set_aside(self, path: Path, name: str) -> None:
+        """Keeps a broken file for people to look at, where nothing reads it; of each name the newest only."""
+        aside = path.with_name(f"{name}{_BROKEN}")
+        try:
             os.replace(path, aside)
-            self.say(f"set aside as {aside}")
+        except FileNotFoundError:  # it is gone: there is nothing to look at
+            return
+        except OSError as error:  # nothing needs it: what is built takes its place all the same
+            self.say(f"{path} is broken and cannot be set aside ({error})")
+            return
+        self.say(f"set aside as {aside}")
 
     def _keep(self, graph: str, key: EngineKey, built: BuiltEngine) -> None:
         # The plan's name holds its hash: until the new record names it, the old record and plan stay valid.
         digest = hashlib.sha256(built.plan).hexdigest()
-        plan = self.folder / f"{graph}.{digest[:12]}.plan"
+        plan = self.folder / f"{graph}.{digest[:_DIGITS]}.plan"
         try:
             write_whole(plan, built.plan)
             write_record(self.folder, graph, EngineRecord(key, plan.name, digest, built.profiles))
         except OSError as error:
+            if plan.name != self._named(graph):
+                self._remove(plan)
             full = "the disk is full" if error.errno == errno.ENOSPC else str(error)
             raise BackendError(
                 f"{plan} ({len(built.plan)} bytes) cannot be written: {full}; make room, or give another "
                 "folder with --engines (the node: engine_dir)"
             ) from error
-        for old in self.folder.glob(f"{graph}.*.plan"):
+        for old in self.folder.glob(f"{graph}.{'[0-9a-f]' * _DIGITS}.plan"):
             if old != plan:
-                old.unlink(missing_ok=True)
+                self._remove(old)
+
+    def _named(self, graph: str) -> str | None:
+        """The plan that a graph's record names; None: there is no record that can be read."""
+        try:
+            record = read_record(self.folder, graph)
+        except BackendError:
+            return None
+        return record.file if record else None
+
+    def _remove(self, plan: Path) -> None:
+        try:
+            plan.unlink(missing_ok=True)
+        except OSError as error:
+            self.say(f"{plan} is not needed and cannot be removed ({error})")
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -38,7 +38,7 @@ class GraphPlan:
         outputs: their names.
         profiles: the sizes each symbol may take.
         in_place: (input, output) pairs of one memory.
-        rewrite: what to do to the graph before it is saved (quantisation).
+        rewrite: what to do to the graph before it is saved (quantisation); what it returns is not looked at.
     """
 
     name: str
@@ -48,7 +48,7 @@ class GraphPlan:
     outputs: Sequence[str]
     profiles: Mapping[str, Profile]
     in_place: Sequence[tuple[str, str]] = ()
-    rewrite: Callable[[onnx_ir.Model], None] | None = field(default=None)
+    rewrite: Callable[[onnx_ir.Model], object] | None = field(default=None)
 
 
 def open_folder(out: Path) -> None:

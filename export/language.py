@@ -7,22 +7,24 @@ import dataclasses
 import functools
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import onnx_ir
 import torch
 from pixelrefer_ros.export.choices import check_choices, versions
 from pixelrefer_ros.export.graph import GraphPlan, export_graph, open_folder
 from pixelrefer_ros.export.language_decoder import DecoderGraph, EmbedGraph
 from pixelrefer_ros.export.language_objects import ObjectsGraph
 from pixelrefer_ros.export.language_vision import VisionGraph
-from pixelrefer_ros.export.quantise import QUANTISED, quantise_weights
+from pixelrefer_ros.export.quantise import QUANTISED, Quantised, quantise_weights
 
 from pixelrefer_ros.model import PixelReferConfig, PixelReferNetwork
 from pixelrefer_ros.model.config import PATCH
 from pixelrefer_ros.model.crops import CONTEXT_SIDE, GLOBAL_SIDE
 from pixelrefer_ros.model.tokenizer import TOKENIZER_FILES
-from pixelrefer_ros.runtime import Manifest, Profile, write_manifest
+from pixelrefer_ros.runtime import Graph, Manifest, Profile, write_manifest
 
 CONTEXT_LENGTH = 4096
 """Positions an exported decoder has by default, if the model has as many: about 100 looks at an object."""
@@ -163,10 +165,17 @@ def export_language(
     open_folder(out)
     context_length = min(context_length, network.config.language.max_position_embeddings)
     patch_budget = patch_budget or network.config.patch_budget
-    graphs = {}
+    graphs: dict[str, Graph] = {}
+    settings: dict[str, Any] = {
+        "patch_budget": patch_budget,
+        "context_length": context_length,
+        "mask_num": network.config.mask_num,
+    }
     for plan in plan_graphs(
         network, opset=opset, context_length=context_length, patch_budget=patch_budget, precision=precision
     ):
+        if plan.rewrite is not None:
+            plan = dataclasses.replace(plan, rewrite=_noted(plan.rewrite, settings))
         if fixed_context and "C" in plan.profiles:
             plan = with_fixed_context(plan, context_length)
         graphs[plan.name] = export_graph(plan, out, opset=opset)
@@ -178,15 +187,24 @@ def export_language(
         precision=precision,
         opset=opset,
         versions=versions(),
-        settings={
-            "patch_budget": patch_budget,
-            "context_length": context_length,
-            "mask_num": network.config.mask_num,
-        },
+        settings=settings,
         graphs=graphs,
     )
     write_manifest(out, manifest)
     return manifest
+
+
+def _noted(
+    rewrite: Callable[[onnx_ir.Model], object], settings: dict[str, Any]
+) -> Callable[[onnx_ir.Model], None]:
+    """The same rewriting; how much it quantised goes to the settings of the manifest."""
+
+    def rewritten(model: onnx_ir.Model) -> None:
+        found = rewrite(model)
+        if isinstance(found, Quantised):
+            settings["quantised"] = dataclasses.asdict(found)
+
+    return rewritten
 
 
 def with_fixed_context(plan: GraphPlan, context_length: int) -> GraphPlan:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
@@ -18,7 +19,22 @@ SMALLEST_SCALE = 2.0**-24
 """That of blocks that are all zeros: the smallest positive float16, far below any step that matters."""
 
 
-def quantise_weights(model: onnx_ir.Model, *, bits: int) -> None:
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """How much of a graph was quantised.
+
+    Attributes:
+        kernels: weights of matrix products that are integers now.
+        of_kernels: all weights of matrix products.
+        share: of the numbers in all of them, those that are integers now; 0 to 1.
+    """
+
+    kernels: int
+    of_kernels: int
+    share: float
+
+
+def quantise_weights(model: onnx_ir.Model, *, bits: int) -> Quantised:
     """Replaces the weights of matrix products by integers with scales; in place.
 
     Symmetric: a weight is integer x scale, one scale for `BLOCK` consecutive weights of a column. Products
@@ -27,15 +43,20 @@ def quantise_weights(model: onnx_ir.Model, *, bits: int) -> None:
     Args:
         model: the graph; its initializers are replaced.
         bits: 8 or 4.
+
+    Returns:
+        How many were, and how many were not.
     """
     graph = model.graph
     done: dict[str, onnx_ir.Value] = {}
+    sizes: dict[str, int] = {}
     for node in list(graph):
         kernel = node.inputs[1] if node.op_type == "MatMul" else None
         if kernel is None or kernel.name is None or kernel.const_value is None:
             continue
         if kernel.name not in done:
             weight = kernel.const_value.numpy()
+            sizes[kernel.name] = weight.size
             if weight.ndim != 2 or weight.shape[0] % BLOCK:
                 continue
             done[kernel.name] = _dequantised(graph, node, kernel, weight, bits)
@@ -43,6 +64,9 @@ def quantise_weights(model: onnx_ir.Model, *, bits: int) -> None:
     for name in done:
         if not graph.initializers[name].uses():
             del graph.initializers[name]
+    numbers = sum(sizes.values())
+    share = sum(sizes[name] for name in done) / numbers if numbers else 0.0
+    return Quantised(len(done), len(sizes), share)
 
 
 def _dequantised(

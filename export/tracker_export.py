@@ -39,7 +39,7 @@ def export_tracker(
         precision: fp32, fp16 or bf16; the parts that need it stay float32 in each.
         opset: 24, or 20 for TensorRT before 10.15.
         image_size: side of the model's input, pixels, a multiple of 32; None: as in the checkpoint.
-        max_objects: objects in one batch, at most.
+        max_objects: objects in one run, at most; more are followed in several.
 
     Returns:
         The folder.

@@ -75,13 +75,14 @@ def plan_tracker_graphs(model: Sam2VideoModel, *, opset: int, max_objects: int) 
     Args:
         model: in the dtype to export.
         opset: of ONNX.
-        max_objects: objects in one batch, at most.
+        max_objects: objects in one run, at most; a graph takes at least 2.
     """
     sam2 = Sam2(model)
     shape, dtype = sam2.shape, sam2.dtype
     width, side, image = shape.width, shape.side, shape.image_size
     count, points = 2, 3
-    objects = {OBJECTS: Profile(1, min(USUAL_OBJECTS, max_objects), max_objects)}
+    most = max(max_objects, count)  # the example's: with a bound of 1, its size would become the only one
+    objects = {OBJECTS: Profile(1, min(USUAL_OBJECTS, most), most)}
     features = torch.zeros(1, width, side, side, dtype=dtype)
     yield GraphPlan(
         name="image_encoder",

@@ -123,6 +123,12 @@ def load_perception(parameters: Parameters) -> Perception:
     return Perception(language, tracker, settings)
 
 
+def backends_in_words(perception: Perception) -> str:
+    """One line for people: what runs the models of a perception, and why."""
+    said = (f"{what} on {used} ({used.reason})" for what, used in perception.backends.items())
+    return f"running the {'; the '.join(said)}"
+
+
 def build_named_engines(
     parameters: Parameters, *, say: Callable[[str], None], stopped: Callable[[], bool]
 ) -> None:
@@ -157,7 +163,8 @@ def build_named_engines(
             "no engines to build: neither model nor tracker_model is an exported folder; make one with "
             "`pixelrefer export MODEL --out DIR` and give DIR"
         )
-    trt, gpu = import_tensorrt(), current_gpu()
+    device = parameters.device if parameters.device.startswith("cuda") else None  # engines are for GPUs only
+    trt, gpu = import_tensorrt(), current_gpu(device)
     for folder in folders:
         asked = Asked(parameters.engine_profile or None, _engines(parameters, folder))
         build_engines(folder, trt, gpu, asked, say=say, stopped=stopped)

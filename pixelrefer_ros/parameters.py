@@ -53,16 +53,21 @@ class Parameters:
     )
     backend: str = _parameter(
         "auto",
-        "What runs the networks; `auto` takes the fastest that is there.",
+        "What runs the networks. `auto` runs a checkpoint with `torch`, and an exported folder (`pixelrefer "
+        "export`) with `tensorrt` where `device` is a GPU for which it has engines (`pixelrefer "
+        "build-engines`), else with `onnxruntime`. The log and `/diagnostics` say what was chosen.",
         choices=("auto", "tensorrt", "onnxruntime", "torch"),
         change=Change.UNCONFIGURED,
     )
     device: str = _parameter(
-        "cpu", "Where the networks run: `cpu`, `cuda` or `cuda:N`.", max_length=64, change=Change.UNCONFIGURED
+        "cpu",
+        "Where the networks run: `cpu`, `cuda` or `cuda:N`. On `cpu` TensorRT engines are not used.",
+        max_length=64,
+        change=Change.UNCONFIGURED,
     )
     precision: str = _parameter(
         "float32",
-        "Number format of the networks' weights and activations.",
+        "Number format of a checkpoint's weights and activations; an exported folder has its own.",
         choices=("float32", "bfloat16", "float16"),
         change=Change.UNCONFIGURED,
     )

@@ -16,6 +16,7 @@ import json
 import runpy
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ _ELEMENTS = {
     onnx.TensorProto.FLOAT16: "HALF",
     onnx.TensorProto.BFLOAT16: "BF16",
     onnx.TensorProto.INT64: "INT64",
+    onnx.TensorProto.INT32: "INT32",
+    onnx.TensorProto.UINT8: "UINT8",
     onnx.TensorProto.BOOL: "BOOL",
 }
 _LAYERS = {"TensorScatter": "KV_CACHE_UPDATE", "Attention": "ATTENTION_OUTPUT"}
@@ -112,6 +115,12 @@ class HostStream:
     def __init__(self, trt: FakeTensorRT) -> None:
         self.device, self.alignment, self.handle = torch.device("cpu"), 64, 77
         self._trt = trt
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._lock:
+            yield
 
     @contextmanager
     def queue(self) -> Iterator[None]:
@@ -254,7 +263,8 @@ class _Builder:
         self._trt, self._logger = trt, logger
 
     def create_network(self, flags: int) -> _Network:
-        assert flags == 1 << self._trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
+        flag = getattr(self._trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+        assert flags == (0 if flag is None else 1 << flag)
         return _Network()
 
     def create_builder_config(self) -> _Config:
@@ -426,7 +436,7 @@ def main() -> None:
     trt.on_step = lambda: time.sleep(options.step_s)
     sys.modules["tensorrt"] = trt
     if options.gpu is not None:
-        tensorrt_machine.current_gpu = lambda: Gpu(options.gpu, (8, 9), 24.0)
+        tensorrt_machine.current_gpu = lambda *_: Gpu(options.gpu, (8, 9), 24.0)
     runpy.run_module(options.module, run_name="__main__", alter_sys=True)
 
 

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import engine_graphs
 import fake_tensorrt
@@ -20,7 +23,7 @@ from pixelrefer_ros import cli
 from pixelrefer_ros.errors import BackendError, CheckpointError, ParameterError, PixelReferError
 from pixelrefer_ros.model_source import build_named_engines
 from pixelrefer_ros.parameters import check_parameters
-from pixelrefer_ros.runtime import OnnxRuntimeBackend, read_manifest
+from pixelrefer_ros.runtime import OnnxRuntimeBackend, read_manifest, tensorrt_plans, write_manifest
 from pixelrefer_ros.runtime import tensorrt_machine as machine
 from pixelrefer_ros.runtime.manifest import Profile
 from pixelrefer_ros.runtime.tensorrt_backend import TensorRtBackend, why_not_tensorrt
@@ -124,6 +127,45 @@ def test_a_changed_bound_of_the_profile_builds_anew(folder, trt, asked, tmp_path
     (tmp_path / "any.yaml").write_text(ANY_PRECISION.replace("workspace_mb: 32", "workspace_mb: 33"))
     built, lines = build(folder, trt, asked)
     assert built == ["decoder", "vision"] and "profile was 'any " in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ({"profiles": {"rows": Profile(1, 2, 8)}}, "sizes was 'rows 1..2..4' and is 'rows 1..2..8'"),
+        ({"in_place": (("x", "y"),)}, "in place was e3b0c44298fc... and is 887fcea6a803..."),
+    ],
+    ids=["sizes", "in place"],
+)
+def test_what_the_manifest_alone_says_of_a_graph_builds_anew_and_engines_of_before_are_refused(
+    folder, trt, asked, changed, line
+):
+    build(folder, trt, asked)
+    manifest = read_manifest(folder)
+    vision = replace(manifest.graphs["vision"], **changed)
+    write_manifest(folder, replace(manifest, graphs={**manifest.graphs, "vision": vision}))
+    with pytest.raises(BackendError, match=re.escape(f"is for something else: {line}: build it with")):
+        open_vision(folder, trt)
+    built, lines = build(folder, trt, asked)
+    assert built == ["vision"] and f"vision: building ({line})" in lines
+    assert open_vision(folder, trt).run({"x": torch.zeros(4, engine_graphs.WIDTH)})["y"].shape[0] == 4
+
+
+def test_another_builder_builds_anew(folder, trt, asked, monkeypatch):
+    build(folder, trt, asked)
+    before, now = tensorrt_plans.BUILDER, tensorrt_plans.BUILDER + 1
+    monkeypatch.setattr(tensorrt_plans, "BUILDER", now)
+    with pytest.raises(BackendError, match=f"builder was '{before}' and is '{now}'"):
+        open_vision(folder, trt)
+    built, lines = build(folder, trt, asked)
+    assert built == ["decoder", "vision"]
+    assert f"vision: building (builder was '{before}' and is '{now}')" in lines
+
+
+def test_a_tensorrt_that_has_no_flag_for_strongly_typed_networks_builds_as_well(folder, asked):
+    newer = FakeTensorRT("11.4.1")
+    newer.NetworkDefinitionCreationFlag = SimpleNamespace()  # deprecated in 11.0, where it does nothing
+    assert build(folder, newer, asked)[0] == ["decoder", "vision"]
 
 
 def test_an_older_tensorrt_refuses_the_newer_opset_and_takes_the_older(tmp_path, folder, asked):
@@ -287,7 +329,7 @@ def test_an_engine_that_tensorrt_refuses_says_so(folder, trt, asked):
 
 def test_the_command_builds_and_says_what_it_did(folder, trt, monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
-    monkeypatch.setattr(machine, "current_gpu", lambda: GPU)
+    monkeypatch.setattr(machine, "current_gpu", lambda *_: GPU)
     profile = ["--profile", str(tmp_path / "any.yaml"), "--engines", str(tmp_path / "kept")]
     assert cli.main(["build-engines", str(folder), *profile, "--graph", "vision"]) == 0
     said = capsys.readouterr().out.splitlines()
@@ -345,7 +387,7 @@ def test_a_named_model_that_is_no_exported_folder_is_told_and_the_other_is_built
     folder, trt, monkeypatch, tmp_path
 ):
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
-    monkeypatch.setattr(machine, "current_gpu", lambda: GPU)
+    monkeypatch.setattr(machine, "current_gpu", lambda *_: GPU)
     given = {"engine_profile": str(tmp_path / "any.yaml"), "engine_dir": str(tmp_path / "kept")}
     lines = build_named(folder, tracker_model="tiny-random", **given)
     assert lines[0] == "tracker_model 'tiny-random' is no exported folder: it has no engines"
@@ -366,7 +408,7 @@ def test_named_models_that_cannot_be_built_are_told_with_the_parameter_to_set(
     folder, trt, monkeypatch, parameters, told
 ):
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
-    monkeypatch.setattr(machine, "current_gpu", lambda: GPU)
+    monkeypatch.setattr(machine, "current_gpu", lambda *_: GPU)
     with pytest.raises(PixelReferError, match=told):
         build_named(folder, **parameters)
     assert trt.calls == []

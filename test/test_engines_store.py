@@ -20,7 +20,17 @@ from pixelrefer_ros.runtime import tensorrt_plans
 from pixelrefer_ros.runtime.manifest import Profile
 from pixelrefer_ros.runtime.tensorrt_plans import EngineKey, read_plan, read_record, record_path
 
-KEY = EngineKey("a" * 64, "tensorrt 10.15.1", "Orin", "8.7", "agx-orin 0123456789ab", "fp16")
+KEY = EngineKey(
+    graph="a" * 64,
+    sizes="S 1..2..3",
+    in_place="c" * 64,
+    builder="1",
+    tensorrt="tensorrt 10.15.1",
+    gpu="Orin",
+    compute_capability="8.7",
+    profile="agx-orin 0123456789ab",
+    precision="fp16",
+)
 
 
 class Builds:
@@ -70,6 +80,9 @@ def test_an_engine_is_built_once_and_then_up_to_date(store, said):
     ("change", "line"),
     [
         ({"graph": "b" * 64}, "graph was aaaaaaaaaaaa... and is bbbbbbbbbbbb..."),
+        ({"sizes": "S 1..2..4"}, "sizes was 'S 1..2..3' and is 'S 1..2..4'"),
+        ({"in_place": "b" * 64}, "in place was cccccccccccc... and is bbbbbbbbbbbb..."),
+        ({"builder": "2"}, "builder was '1' and is '2'"),
         ({"tensorrt": "tensorrt 11.4.1"}, "tensorrt was 'tensorrt 10.15.1' and is 'tensorrt 11.4.1'"),
         ({"gpu": "NVIDIA Thor"}, "gpu was 'Orin' and is 'NVIDIA Thor'"),
         ({"compute_capability": "11.0"}, "compute capability was '8.7' and is '11.0'"),
@@ -102,20 +115,56 @@ def test_a_broken_plan_is_set_aside_and_built_again(store, said, damage):
     plan.write_bytes({"truncated": whole[:-1], "changed": b"P" + whole[1:], "emptied": b""}[damage])
     assert store.ensure("decoder", KEY, build) is True
     assert plan_of(store) == b"plan 2" * 100
-    assert plan.with_name(f"{plan.name}.broken").is_file()
+    assert files(store) == [
+        read_record(store.folder, "decoder").file,
+        "decoder.engine.json",
+        "decoder.plan.broken",
+    ]
     assert any("is not the plan that was built" in line for line in said)
     assert any(line.startswith("set aside as") for line in said)
 
 
-def test_a_plan_that_is_gone_is_built_again(store):
+def spoil_plan(store, content):
+    (store.folder / read_record(store.folder, "decoder").file).write_bytes(content)
+
+
+def test_of_the_broken_plans_of_a_graph_the_newest_is_kept(store):
+    build = Builds()
+    for content in (b"first", b"second", b"third"):
+        store.ensure("decoder", KEY, build)
+        spoil_plan(store, content)
+    store.ensure("decoder", KEY, build)
+    assert [(path.name, path.read_bytes()) for path in store.folder.glob("*.broken")] == [
+        ("decoder.plan.broken", b"third")
+    ]
+
+
+def test_a_broken_plan_that_cannot_be_set_aside_is_built_again_all_the_same(store, said):
+    build = Builds()
+    store.ensure("decoder", KEY, build)
+    spoil_plan(store, b"broken")
+    (store.folder / "decoder.plan.broken").mkdir()  # os.replace puts no file in place of a folder
+    assert store.ensure("decoder", KEY, build) is True
+    assert plan_of(store) == b"plan 2" * 100 and len(list(store.folder.glob("*.plan"))) == 1
+    assert sum("is broken and cannot be set aside" in line for line in said) == 1
+
+
+def test_the_plans_of_another_graph_are_left_alone(store):
+    store.ensure("decoder.half", KEY, Builds())
+    store.ensure("decoder", KEY, Builds())
+    assert store.ensure("decoder.half", KEY, Builds()) is False
+
+
+def test_a_plan_that_is_gone_is_built_again(store, said):
     build = Builds()
     store.ensure("decoder", KEY, build)
     (store.folder / read_record(store.folder, "decoder").file).unlink()
     assert store.ensure("decoder", KEY, build) is True
+    assert not any("set aside" in line for line in said)
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", "{}", '{"format": 9}', "null", '{"format": 1, "key": 3}', "[" * 100_000]
+    "content", ["", "{", "[]", "{}", '{"format": 9}', "null", '{"format": 2, "key": 3}', "[" * 100_000]
 )
 def test_a_broken_record_is_set_aside_and_built_again(store, content):
     build = Builds()
@@ -146,12 +195,8 @@ def test_a_plan_that_no_record_names_is_not_read(store):
         read_plan(store.folder, record)
 
 
-@pytest.mark.parametrize("which", ["plan", "record"])
-def test_a_full_disk_leaves_no_half_file_and_the_engine_of_before(store, monkeypatch, which):
-    build = Builds()
-    store.ensure("decoder", KEY, build)
-    before = files(store)
-    # What the operating system does when a disk fills up, at the call where it does it.
+def fill_disk(monkeypatch, which):
+    """From now on a plan or a record finds no room: an error where the operating system gives it."""
     synced = os.fsync
 
     def full(handle: int) -> None:
@@ -161,13 +206,35 @@ def test_a_full_disk_leaves_no_half_file_and_the_engine_of_before(store, monkeyp
         synced(handle)
 
     monkeypatch.setattr(tensorrt_plans.os, "fsync", full)
+
+
+@pytest.mark.parametrize("which", ["plan", "record"])
+def test_a_full_disk_leaves_the_engine_of_before_and_nothing_else(store, monkeypatch, which):
+    build = Builds()
+    store.ensure("decoder", KEY, build)
+    before = files(store)
+    fill_disk(monkeypatch, which)
     with pytest.raises(
         BackendError, match="the disk is full; make room, or give another folder with --engines"
     ):
         store.ensure("decoder", replace(KEY, precision="int8"), build)
     assert plan_of(store) == b"plan 1" * 100
-    assert not list(store.folder.glob("*.part"))
-    assert set(before) <= set(files(store))
+    assert files(store) == before
+
+
+def test_a_full_disk_leaves_nothing_where_there_was_no_engine(store, monkeypatch):
+    fill_disk(monkeypatch, "record")
+    with pytest.raises(BackendError, match="the disk is full"):
+        store.ensure("decoder", KEY, Builds())
+    assert files(store) == []
+
+
+def test_a_full_disk_leaves_the_plan_of_before_also_where_the_new_one_is_the_same(store, monkeypatch):
+    store.ensure("decoder", KEY, Builds())
+    fill_disk(monkeypatch, "record")
+    with pytest.raises(BackendError, match="the disk is full"):
+        store.ensure("decoder", replace(KEY, precision="int8"), Builds())
+    assert plan_of(store) == b"plan 1" * 100
 
 
 def test_what_a_killed_process_was_writing_is_removed_by_the_next(store):

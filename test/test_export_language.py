@@ -33,6 +33,7 @@ from pixelrefer_ros.runtime import (
     Profile,
     newest_opset,
     read_manifest,
+    token_embedding,
     verify_graph,
 )
 
@@ -302,7 +303,7 @@ def test_fixed_context_has_caches_of_one_size(pair: Pair, tmp_path: Path) -> Non
     assert graph.input("past_key_0").shape == ("B", 2, 40, 32)
     assert set(graph.profiles) == {"B", "S"}
     session = OnnxRuntimeBackend(threads=1).open(tmp_path, graph)
-    decoder = GraphDecoder(session, pair.compiled.embed, context_length=40, device=CPU)
+    decoder = GraphDecoder(session, token_embedding(pair.compiled.embed), context_length=40, device=CPU)
     prompt = torch.randn(30, 128)
     np.testing.assert_allclose(decoder.batch().add(prompt), pair.torch.logits(prompt)[-1], rtol=0, atol=1e-4)
 

@@ -21,7 +21,14 @@ from pixelrefer_ros.export.quantise import BLOCK, quantise
 from pixelrefer_ros.errors import ParameterError
 from pixelrefer_ros.model import PixelReferNetwork, load_network
 from pixelrefer_ros.model.compiled import open_network
-from pixelrefer_ros.runtime import GraphDecoder, Manifest, OnnxRuntimeBackend, newest_opset, read_manifest
+from pixelrefer_ros.runtime import (
+    GraphDecoder,
+    Manifest,
+    OnnxRuntimeBackend,
+    newest_opset,
+    read_manifest,
+    token_embedding,
+)
 
 torch.set_num_threads(1)
 pytestmark = [
@@ -129,7 +136,7 @@ def test_quantised_decoder_stays_near_float32(
 
     backend = OnnxRuntimeBackend(threads=1)
     _, exact = exported_tiny(tmp_path_factory)
-    embed = backend.open(exact, read_manifest(exact).graphs["embed"])
+    embed = token_embedding(backend.open(exact, read_manifest(exact).graphs["embed"]))
     decoder = GraphDecoder(backend.open(tmp_path, graph), embed, context_length=64, device=CPU)
     prompt = torch.randn(24, 128)
     found = torch.from_numpy(decoder.logits(prompt))

@@ -20,9 +20,12 @@ from pixelrefer_ros.model import load_network, write_tiny_checkpoint
 from pixelrefer_ros.runtime import Manifest, read_manifest, write_manifest
 
 trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT RTX has wheels for x86-64 only")
-pytestmark = pytest.mark.xdist_group("tensorrt")  # its builds take all cores: never two at once
 torch.set_num_threads(1)
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # exports, on a busy machine
+pytestmark = [
+    pytest.mark.xdist_group("tensorrt"),  # its builds take all cores: never two at once
+    pytest.mark.slow,
+    pytest.mark.timeout(600),  # exports, on a busy machine
+]
 PRECISIONS = ("int8", "int4")
 
 

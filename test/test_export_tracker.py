@@ -12,6 +12,7 @@ import onnx_ir
 import onnxruntime
 import pytest
 import torch
+from exported_models import exported_tiny_tracker
 from pixelrefer_ros.export import export_tracker
 from pixelrefer_ros.export.tracker_graphs import plan_tracker_graphs
 from tracker_feeds import GRAPHS, feeds, in_torch, worst
@@ -37,14 +38,13 @@ WIDE_TOLERANCE = 2e-3
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_sam2(tmp_path_factory.mktemp("sam2"), seed=3)
+    return exported_tiny_tracker(tmp_path_factory, opset=20, precision="fp16")[0]
 
 
 @pytest.fixture(scope="module")
-def half(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """float16, opset 20, another image size."""
-    out = tmp_path_factory.mktemp("half") / "tracker"
-    return export_tracker(checkpoint, out, precision="fp16", opset=20, image_size=64, max_objects=4)
+    return exported_tiny_tracker(tmp_path_factory, opset=20, precision="fp16")[1]
 
 
 @pytest.fixture(scope="module")

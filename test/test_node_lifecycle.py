@@ -88,6 +88,7 @@ def test_failed_configure_is_retried_after_setting_the_parameter_right(peer, tin
 
         assert set_text(peer, "model", str(tiny_model_folder))
         assert change(peer, Transition.TRANSITION_CONFIGURE)
+        assert "(auto: " in node.wait_for_line("running the model on torch cpu float32")
         assert state(peer) == State.PRIMARY_STATE_INACTIVE
         assert not set_text(peer, "model", "another")
         assert "/pixelrefer/add_region" not in services(peer)

@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 import yaml
+from exported_models import exported_tiny
 from perception_parts import PERIOD_NS, frame
 from rosbags.rosbag2 import Writer
 
@@ -137,6 +138,28 @@ def test_boxes_and_answers_equal_those_of_perception_driven_by_hand(replay):
     assert [line["text"] for line in again] == texts
     assert [line["objects"][0]["box"] for line in again] == boxes
     assert [line["objects"][0]["score"] for line in again] == scores
+
+
+@pytest.mark.timeout(600)  # an export, on a busy machine
+def test_an_exported_model_gives_the_answers_of_its_checkpoint_and_says_what_runs_it(
+    replay, tmp_path_factory, capsys
+):
+    replay.questions = [question | {"max_tokens": 12} for question in QUESTIONS]
+    answers, said = [], []
+    for folder in exported_tiny(tmp_path_factory, opset=20):
+        replay.options = ["--model", str(folder), "--tracker-model", "tiny-random"]
+        _, lines = replay("--no-timing")
+        answers.append(
+            [{key: line[key] for key in ("question_id", "status", "text", "tokens")} for line in lines]
+        )
+        said.append(
+            next(line for line in capsys.readouterr().err.splitlines() if "running the model" in line)
+        )
+    checkpoint, exported = answers
+    assert exported == checkpoint and len(exported) == 5
+    assert len({line["text"] for line in exported} - {""}) > 1, "answers that are all alike prove little"
+    assert "the model on torch cpu float32 (auto: " in said[0] and "pixelrefer export" in said[0]
+    assert "the model on onnxruntime cpu fp32 (auto: " in said[1] and "the tracker on torch" in said[1]
 
 
 def test_a_refused_region_is_a_line_and_questions_about_it_say_so(replay, capsys):

@@ -233,7 +233,21 @@ def test_memory_is_used_again_by_the_next_batch(counted: tuple[Counted, GraphDec
     _, decoder = counted
     addresses = defaultdict(int)
     for _ in range(3):
-        together(decoder, [Asked(own=3, tokens=2, stops=False, seed=n) for n in range(4)])
+        together(decoder, [Asked(own=3, tokens=2, stops=False, seed=n) for n in range(2)])
         assert decoder._idle is not None
         addresses[decoder._idle.memory(0, 1)["past_key_0"].data_ptr()] += 1
     assert list(addresses.values()) == [3]
+
+
+def test_memory_of_eight_is_freed_after_them_but_for_the_two_that_ended_last(
+    counted: tuple[Counted, GraphDecoder],
+) -> None:
+    session, decoder = counted
+    eight = [Asked(own=20 + n, tokens=2 + n, stops=False, seed=n) for n in range(8)]
+    expected = [alone(decoder, asked) for asked in eight]
+    assert together(decoder, eight) == expected
+    assert decoder._idle is not None
+    assert {tensor.shape[0] for tensor in decoder._idle.memory(0, 99).values()} == {2}
+    session.runs.clear()
+    assert together(decoder, [eight[6], eight[7]]) == expected[6:]
+    assert max(positions for _, positions in session.runs) == 1, "their prompts are remembered"

@@ -19,10 +19,11 @@ from pixelrefer_ros.runtime import (
     AnswerRequest,
     Finish,
     GeneratedToken,
+    GraphDecoder,
     Sampling,
     StreamingDetokeniser,
     TokenChooser,
-    TorchDecoder,
+    TorchSession,
     choose_backend,
     decode,
 )
@@ -67,8 +68,13 @@ def request(prompt: torch.Tensor, token_bytes: Callable[[int], bytes] = letter, 
     return AnswerRequest(prompt, StreamingDetokeniser(token_bytes), **settings)
 
 
+def decoder_of(language: Qwen2ForCausalLM) -> GraphDecoder:
+    embed = language.model.embed_tokens
+    return GraphDecoder(TorchSession(language), embed, context_length=128, device=torch.device("cpu"))
+
+
 def run(language: Qwen2ForCausalLM, prompt: torch.Tensor, **rest: Any) -> list[GeneratedToken]:
-    return list(decode(TorchDecoder(language), request(prompt, **rest)))
+    return list(decode(decoder_of(language), request(prompt, **rest)))
 
 
 @torch.no_grad()
@@ -86,7 +92,7 @@ def test_cached_decoding_equals_recomputing(language: Qwen2ForCausalLM, prompt: 
 def test_answers_decoded_in_turns_do_not_disturb_each_other(
     language: Qwen2ForCausalLM, prompt: torch.Tensor
 ) -> None:
-    decoder = TorchDecoder(language)
+    decoder = decoder_of(language)
     first_answer = decode(decoder, request(prompt, max_new_tokens=8))
     pairs = list(zip(first_answer, decode(decoder, request(prompt.flip(0), max_new_tokens=8)), strict=True))
     alone = [event.token_id for event in run(language, prompt, max_new_tokens=8)]
@@ -124,7 +130,7 @@ def test_cancel_is_heard_before_every_pass(
     asked = request(
         prompt, lambda token: b"\xe2\x82", max_new_tokens=50, cancelled=lambda: len(events) >= after
     )
-    stream = decode(TorchDecoder(language), asked)
+    stream = decode(decoder_of(language), asked)
     for event in stream:
         events.append(event)
     assert len(events) == after + 1

@@ -73,6 +73,8 @@ def change(folder: Path, spoil: Callable[[dict[str, Any]], Any]) -> None:
         (lambda m: m.update(precision="fp8"), "precision is 'fp8'"),
         (lambda m: m.update(graphs=[]), "graphs is []"),
         (lambda m: m["graphs"].update(decoder=3), "graphs.decoder is 3"),
+        (lambda m: m["graphs"].update({"../x": m["graphs"]["decoder"]}), "graphs has a field '../x'"),
+        (lambda m: m["graphs"].update({"": m["graphs"]["decoder"]}), "graphs has a field ''"),
         (lambda m: m["graphs"]["decoder"].update(file="../x.onnx"), "graphs.decoder.file is '../x.onnx'"),
         (lambda m: m["graphs"]["decoder"]["data"][0].update(file="/x"), "graphs.decoder.data.file is '/x'"),
         (lambda m: m["graphs"]["decoder"].pop("sha256"), "graphs.decoder.sha256 is missing"),

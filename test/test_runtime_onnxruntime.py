@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import sys
 import threading
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from pixelrefer_ros.runtime import (
     OnnxRuntimeBackend,
     OnnxRuntimeSession,
     choose_backend,
+    open_backend,
     read_manifest,
+    tensorrt_backend,
 )
 
 torch.set_num_threads(1)
@@ -140,6 +143,36 @@ def test_auto_runs_an_exported_folder_under_onnx_runtime_and_says_why(folder: Pa
         choose_backend("tensorrt", folder)
     with pytest.raises(ParameterError, match="exported folder; give the checkpoint"):
         choose_backend("torch", folder)
+
+
+def test_auto_says_that_engines_lie_there_unused_on_the_cpu(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "decoder.engine.json").touch()
+    chosen, reason = choose_backend("auto", folder, "cpu", tmp_path)
+    assert chosen == "onnxruntime"
+    assert "engines are there, but device is 'cpu'" in reason
+
+
+def test_auto_takes_engines_for_the_gpu_that_is_named_and_opens_them_there(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(tensorrt_backend, "why_not_tensorrt", lambda *given: asked.append(given) or "")
+    monkeypatch.setattr(tensorrt_backend, "TensorRtBackend", lambda *given: asked.append(given))
+    chosen, reason = choose_backend("auto", folder, "cuda:1", tmp_path)
+    assert (chosen, "has engines for this machine" in reason) == ("tensorrt", True)
+    open_backend(chosen, "cuda:1", tmp_path)
+    gpu = torch.device("cuda:1")
+    assert asked == [(folder, tmp_path, gpu), (tmp_path, gpu)]
+
+
+def test_without_onnx_runtime_auto_names_what_to_install(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(BackendError, match=r"pip install onnxruntime.*TensorRT.*device is 'cpu'") as told:
+        choose_backend("auto", folder, "cpu")
+    assert "give the checkpoint" in str(told.value)
+    assert "'torch'" not in str(told.value), "torch runs no exported folder"
 
 
 def test_checkpoint_is_refused_by_onnx_runtime_with_the_remedy(

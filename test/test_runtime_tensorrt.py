@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -249,6 +250,32 @@ def test_where_steps_cannot_be_recorded_they_run_as_they_are(decoder, caplog):
         assert torch.allclose(found["hidden"], expected["hidden"], atol=1e-6)
     assert names(decoder.trt).count("capture") == 1 and "replay" not in names(decoder.trt)
     assert caplog.text.count("steps are not recorded") == 1
+
+
+def test_what_another_thread_runs_while_a_step_is_recorded_is_no_part_of_the_recording(
+    decoder, tmp_path, monkeypatch
+):
+    vision = open_small(tmp_path / "other", "vision", engine_graphs.projection())
+    stream, vision.engine.trt = decoder.session._stream, decoder.trt
+    beside = TensorRtSession(decoder.trt, vision.engine, vision.graph, stream)
+    x = torch.randn(3, engine_graphs.WIDTH, generator=torch.Generator().manual_seed(0))
+    found, capture = [], stream.capture
+    other = threading.Thread(target=lambda: found.append(beside.run({"x": x})["y"]))
+
+    def interrupted(work):
+        def both():
+            other.start()
+            other.join(0.3)  # the time it takes if nothing holds it back
+            work()
+
+        return capture(both)
+
+    monkeypatch.setattr(stream, "capture", interrupted)
+    caches = empty_caches(decoder.graph)
+    for position in range(2):
+        decoder.session.run(step_feeds(caches, position))
+    other.join(10.0)
+    assert torch.equal(found[0], vision.reference.run({"x": x})["y"])
 
 
 def test_a_cache_within_another_tensor_is_refused(decoder):

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from exported_models import SmallEngines, exported_tiny_tracker
 from perception_parts import frame as small_frame
-from pixelrefer_ros.export import export_tracker
+from pixelrefer_ros.export.tracker_graphs import plan_tracker_graphs
 from tracker_feeds import GRAPHS, feeds, in_torch, worst
 from tracking_scene import HEIGHT, WIDTH, moving_frames
 
@@ -22,7 +23,7 @@ from pixelrefer_ros.model_source import load_perception
 from pixelrefer_ros.offline import write_image_bag
 from pixelrefer_ros.parameters import check_parameters
 from pixelrefer_ros.runtime import OnnxRuntimeBackend, read_manifest, torch_dtype
-from pixelrefer_ros.tracking import StateRules, StreamTracker, write_tiny_sam2
+from pixelrefer_ros.tracking import StateRules, StreamTracker
 from pixelrefer_ros.tracking.checkpoint import load_sam2
 from pixelrefer_ros.tracking.graphs import GraphSam2
 from pixelrefer_ros.tracking.sam2 import Sam2
@@ -41,12 +42,12 @@ OPEN = StateRules(min_area_px=0, max_area_fraction=1.0, apart=False, remembers_a
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_sam2(tmp_path_factory.mktemp("sam2"), seed=3)
+    return exported_tiny_tracker(tmp_path_factory)[0]
 
 
 @pytest.fixture(scope="module")
-def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_tracker(checkpoint, tmp_path_factory.mktemp("exported") / "tracker")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported_tiny_tracker(tmp_path_factory)[1]
 
 
 @pytest.mark.parametrize(("objects", "points"), [(1, 1), (3, 5), (16, 2)])
@@ -110,6 +111,47 @@ def test_thirty_frames_with_objects_coming_and_going_equal_torch(checkpoint: Pat
     assert compared > 10_000, "masks that are empty prove nothing"
 
 
+def test_more_objects_than_an_engine_takes_in_one_run_are_followed_in_several(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `orin-nano` builds them: here the decoder takes 2 objects at once, the memory encoder 4."""
+    smaller = SmallEngines(
+        {("mask_decoder", "N"): 2, ("memory_attention", "N"): 2, ("memory_encoder", "N"): 4}
+    )
+    whole = StreamTracker.from_pretrained(exported, states=OPEN)
+    monkeypatch.setattr("pixelrefer_ros.tracking.stream.open_backend", lambda *_: smaller)
+    parts = StreamTracker.from_pretrained(exported, states=OPEN)
+    assert "2 objects in one run" in parts.in_use.reason
+    assert "in one run" not in whole.in_use.reason
+    for index, frame in enumerate(moving_frames(4)):
+        for tracker in (whole, parts):
+            if index == 0:
+                tracker.prompt(frame, [region("box", object_id) for object_id in range(1, 5)])
+                tracker.prompt(frame, [region("mask", object_id) for object_id in range(5, 8)])
+        for expected, found in zip(whole.track(frame), parts.track(frame), strict=True):
+            logits = [t._session.followed(found.object_id).logits for t in (whole, parts)]
+            torch.testing.assert_close(*logits, rtol=0, atol=LOGIT_TOLERANCE)
+            assert (found.object_id, found.state) == (expected.object_id, expected.state)
+    assert len(parts.object_ids) == 7
+
+
+def test_more_objects_than_the_export_takes_in_one_run_are_followed_too(exported: Path) -> None:
+    tracker = StreamTracker.from_pretrained(exported, states=OPEN, max_objects=17)
+    first, second = moving_frames(2)
+    boxes = [Region(box=Box(6 * i, 30, 40, 30), object_id=i) for i in range(1, 18)]
+    tracker.prompt(first, boxes)
+    assert [track.object_id for track in tracker.track(second)] == list(range(1, 18))
+
+
+def test_example_that_is_exported_lies_within_what_the_graphs_take(checkpoint: Path) -> None:
+    """With a bound of one object: a size that may not change would be fixed at the example's, which is 2."""
+    for plan in plan_tracker_graphs(load_sam2(checkpoint), opset=20, max_objects=1):
+        for name, axes in plan.shapes.items():
+            for axis, symbol in axes.items():
+                sizes = plan.profiles[symbol]
+                assert sizes.min < plan.inputs[name].shape[axis] <= sizes.max
+
+
 def test_exported_folder_runs_without_the_checkpoint(exported: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(exported, tmp_path / "elsewhere")
     tracker = StreamTracker.from_pretrained(moved, states=OPEN, backend="onnxruntime")
@@ -124,8 +166,6 @@ def test_what_the_folder_cannot_do_is_refused_with_a_remedy(
 ) -> None:
     with pytest.raises(ParameterError, match=r"image_size is 256, but .* exported with 128"):
         StreamTracker.from_pretrained(exported, image_size=256)
-    with pytest.raises(ParameterError, match=r"max_objects is 17, but .* exported for 16"):
-        StreamTracker.from_pretrained(exported, max_objects=17)
     with pytest.raises(ParameterError, match="'torch' cannot run"):
         StreamTracker.from_pretrained(exported, backend="torch")
     with pytest.raises(ParameterError, match="pixelrefer export"):

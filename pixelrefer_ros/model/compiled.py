@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from pixelrefer_ros.runtime import (
     Manifest,
     Session,
     read_manifest,
+    token_embedding,
     torch_dtype,
 )
 from pixelrefer_ros.runtime.manifest import MANIFEST
@@ -61,8 +62,8 @@ class CompiledNetwork(RegionNetwork):
 
     @property
     def patch_limit(self) -> int | None:
-        """Patches that the vision graph was exported for."""
-        return self.vision.graph.profiles["P"].max
+        """Patches that both graphs take in one call: those of the export, or fewer in smaller engines."""
+        return min(session.graph.profiles["P"].max for session in (self.vision, self.objects))
 
     def encode_patches(self, patches: torch.Tensor, grids: Sequence[tuple[int, int]]) -> torch.Tensor:
         """Features of pictures; see `RegionNetwork.encode_patches`.
@@ -165,12 +166,25 @@ def open_network(folder: Path, backend: Backend, device: torch.device) -> Compil
         embed=embed,
         language=GraphDecoder(
             decoder,
-            embed,
+            _embedding_of_answers(embed, config),
             context_length=min(_context_length(folder, manifest), _capacity(decoder)),
             device=device,
         ),
         place=device,
     )
+
+
+def _embedding_of_answers(embed: Session, config: PixelReferConfig) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What embeds an answer's tokens, as torch does: a ``<REGION>`` that a model writes stands for itself.
+
+    The graph would put an object in its place. Counted from the end of the vocabulary it is another number
+    for the same row of the table: ONNX's Gather takes both.
+    """
+    embedded, region = token_embedding(embed), config.region_token_id
+    if region is None:
+        return embedded
+    from_the_end = region - config.language.vocab_size
+    return lambda ids: embedded(torch.where(ids == region, from_the_end, ids))
 
 
 def _read_config(folder: Path, manifest: Manifest) -> PixelReferConfig:

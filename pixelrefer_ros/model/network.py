@@ -14,7 +14,7 @@ from pixelrefer_ros.model.crops import ObjectCrop
 from pixelrefer_ros.model.object_encoder import ObjectEncoder
 from pixelrefer_ros.model.position import patch_positions
 from pixelrefer_ros.model.region_network import GlobalFeatures, ObjectTokens, RegionNetwork
-from pixelrefer_ros.runtime import Decoder, TorchDecoder
+from pixelrefer_ros.runtime import Decoder, GraphDecoder, TorchSession
 
 __all__ = ["GlobalFeatures", "ObjectTokens", "PixelReferNetwork", "RegionNetwork"]
 
@@ -95,5 +95,10 @@ class PixelReferNetwork(RegionNetwork):
         return logits
 
     def decoder(self) -> Decoder:
-        """The language model with its cache."""
-        return TorchDecoder(self.language)
+        """The language model with caches of its own."""
+        return GraphDecoder(
+            TorchSession(self.language),
+            self.language.model.embed_tokens,
+            context_length=self.config.language.max_position_embeddings,
+            device=self.device,
+        )

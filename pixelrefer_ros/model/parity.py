@@ -92,14 +92,14 @@ def with_published_budget(network: Network, case: ParityCase) -> tuple[Network, 
         InputFileError: the networks are compiled for fewer patches.
     """
     largest = published_patches(case)
-    budget = network.config.patch_budget
+    budget = network.patch_budget
     if largest <= budget:
         return network, ""
     if network.patch_limit is not None and largest > network.patch_limit:
         raise InputFileError(
-            f"{case.name} has a crop of {largest} patches, but the model was exported for "
-            f"{network.patch_limit}: "
-            f"export it again with --patch-budget {largest}"
+            f"{case.name} has a crop of {largest} patches, but the model's graphs take "
+            f"{network.patch_limit}: export it again with --patch-budget {largest} (and build its engines "
+            "with a profile of as many)"
         )
     config = dataclasses.replace(network.config, patch_budget=largest)
     note = f"compared with {largest} patches; the model's patch_budget {budget} would shrink this crop"

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +22,7 @@ from pixelrefer_ros.runtime import (
     GREEDY,
     AnswerRequest,
     Backend,
+    BackendInUse,
     GeneratedToken,
     Sampling,
     StreamingDetokeniser,
@@ -35,8 +35,6 @@ from pixelrefer_ros.runtime import (
 )
 from pixelrefer_ros.runtime.manifest import MANIFEST
 from pixelrefer_ros.types import Mask, RgbImage
-
-_log = logging.getLogger(__name__)
 
 _DTYPES = {
     "float32": torch.float32,
@@ -62,15 +60,22 @@ class PixelReferLite:
     Attributes:
         name: the last part of the folder or hub id it came from.
         content_hash: hex SHA-256 over config, weights and tokenizer files.
-        backend: what runs the networks.
+        in_use: what runs the networks, and why.
         network: the networks themselves.
     """
 
-    def __init__(self, name: str, digest: str, network: RegionNetwork, tokenizer: ChatTokenizer) -> None:
-        """See the class."""
+    def __init__(
+        self,
+        name: str,
+        digest: str,
+        network: RegionNetwork,
+        tokenizer: ChatTokenizer,
+        in_use: BackendInUse | None = None,
+    ) -> None:
+        """See the class; without `in_use` the networks are torch's."""
         self.name = name
         self.content_hash = digest
-        self.backend = "torch"
+        self.in_use = in_use or _in_torch(network, "the networks are torch's")
         self.network = network
         self._tokenizer = tokenizer
         self._decoder = network.decoder()
@@ -104,26 +109,32 @@ class PixelReferLite:
             choose_backend(backend)  # says which there are, before anything is fetched
         folder, name = find_checkpoint(path_or_id)
         chosen, reason = choose_backend(backend, folder, device, engines)
-        _log.info("backend %s for %s (%s)", chosen, folder, reason)
         if chosen != "torch":
-            return cls._from_exported(folder, open_backend(chosen, str(place), engines), place)
+            return cls._from_exported(folder, open_backend(chosen, str(place), engines), place, reason)
         with ThreadPoolExecutor(1) as beside:  # hashing reads what loading reads: together they cost one pass
             digest = beside.submit(content_hash, folder)
             network = load_network(folder, device=place, dtype=number)
             tokenizer = ChatTokenizer(folder)
         _check_region_token(folder, network.config, tokenizer)
-        return cls(name, digest.result(), network, tokenizer)
+        return cls(name, digest.result(), network, tokenizer, _in_torch(network, reason))
 
     @classmethod
-    def _from_exported(cls, folder: Path, backend: Backend, device: torch.device) -> PixelReferLite:
+    def _from_exported(
+        cls, folder: Path, backend: Backend, device: torch.device, reason: str
+    ) -> PixelReferLite:
         """An exported folder; its precision is its own."""
         network = open_network(folder, backend, device)
         tokenizer = ChatTokenizer(folder)
         _check_region_token(folder, network.config, tokenizer)
+        manifest = read_manifest(folder)
+        in_use = BackendInUse(backend.name, str(network.device), manifest.precision, reason)
         # The manifest holds the hash of every graph.
-        model = cls(read_manifest(folder).name, file_hash(folder / MANIFEST), network, tokenizer)
-        model.backend = backend.name
-        return model
+        return cls(manifest.name, file_hash(folder / MANIFEST), network, tokenizer, in_use)
+
+    @property
+    def backend(self) -> str:
+        """The name of what runs the networks."""
+        return self.in_use.name
 
     @property
     def config(self) -> PixelReferConfig:
@@ -250,6 +261,10 @@ class PixelReferLite:
         if max_batch < 1:
             raise ParameterError(f"max_batch is {max_batch}; it must be at least 1")
         return decode_together(self._decoder, waiting, max_batch=max_batch)
+
+
+def _in_torch(network: RegionNetwork, reason: str) -> BackendInUse:
+    return BackendInUse("torch", str(network.device), str(network.dtype).removeprefix("torch."), reason)
 
 
 def _check_region_token(folder: Path, config: PixelReferConfig, tokenizer: ChatTokenizer) -> None:

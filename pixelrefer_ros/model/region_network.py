@@ -57,8 +57,17 @@ class RegionNetwork(ABC):
 
     @property
     def patch_limit(self) -> int | None:
-        """Patches of one picture beyond which the networks cannot go; None where only memory bounds them."""
+        """Patches of one call beyond which the networks cannot go; None where only memory bounds them."""
         return None
+
+    @property
+    def patch_budget(self) -> int:
+        """Patches of one crop, and of several pictures in one pass, at most.
+
+        The config's, or what the networks can take where that is less: graphs may be exported, and engines
+        built, for fewer.
+        """
+        return min(self.config.patch_budget, self.patch_limit or self.config.patch_budget)
 
     @abstractmethod
     def encode_patches(self, patches: torch.Tensor, grids: Sequence[tuple[int, int]]) -> torch.Tensor:
@@ -137,7 +146,7 @@ class RegionNetwork(ABC):
 
     def crop(self, rgb: RgbImage, mask: Mask) -> ObjectCrop:
         """An object's crop under this model's settings; see `crop_object`."""
-        return crop_object(rgb, mask, mask_num=self.config.mask_num, patch_budget=self.config.patch_budget)
+        return crop_object(rgb, mask, mask_num=self.config.mask_num, patch_budget=self.patch_budget)
 
     def encode_objects(
         self, rgb: RgbImage, masks: Sequence[Mask], global_features: GlobalFeatures
@@ -183,7 +192,7 @@ class RegionNetwork(ABC):
         patches = 0
         for image in images:
             size = (image.shape[0] // PATCH) * (image.shape[1] // PATCH)
-            if group and (patches + size > self.config.patch_budget or len(group) == PICTURES):
+            if group and (patches + size > self.patch_budget or len(group) == PICTURES):
                 yield group
                 group, patches = [], 0
             group.append(image)

@@ -34,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--engines", type=Path, metavar="DIR", help="where to keep them; default: DIR/engines"
     )
     parser.add_argument(
+        "--device", default="cuda", metavar="GPU", help="cuda or cuda:N, that will run them; default: cuda"
+    )
+    parser.add_argument(
         "--graph", action="append", default=[], metavar="NAME", help="only this; may be repeated"
     )
     parser.add_argument("--again", action="store_true", help="build also what is up to date")
@@ -66,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
     read_manifest(args.folder)  # a wrong folder is told before a missing GPU
     asked = Asked(args.profile, args.engines, args.graph, args.again, args.allow_warnings)
-    trt, gpu, bar = import_tensorrt(), current_gpu(), tqdm if sys.stderr.isatty() else None
+    trt, gpu, bar = import_tensorrt(), current_gpu(args.device), tqdm if sys.stderr.isatty() else None
     stop = threading.Event()
 
     def build() -> list[str]:

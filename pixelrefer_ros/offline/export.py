@@ -153,7 +153,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         help="side of the model's square input, a multiple of 32 (the checkpoint's)",
     )
-    tracker.add_argument("--max-objects", metavar="N", type=int, help="objects followed at one time (16)")
+    tracker.add_argument("--max-objects", metavar="N", type=int, help="objects in one run (16)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -170,6 +170,11 @@ def run(args: argparse.Namespace) -> int:
     for graph in manifest.graphs.values():
         size = sum((args.out / name).stat().st_size for name in (graph.file, *(d.file for d in graph.data)))
         print(f"{graph.file:<24}{size / 1e6:>10.1f} MB  {graph.sha256[:12]}")
+    if quantised := manifest.settings.get("quantised"):
+        print(
+            f"decoder.onnx: {quantised['kernels']} of {quantised['of_kernels']} weight matrices are "
+            f"{manifest.precision}, {100 * quantised['share']:.1f} % of their numbers"
+        )
     print(f"{args.out}: {manifest.name}, {manifest.precision}, opset {manifest.opset}")
     return 0
 

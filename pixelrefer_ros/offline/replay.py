@@ -92,11 +92,12 @@ def _replay(
     stack: ExitStack,
 ) -> int:
     # Imported only here: these load torch, and every mistake in the input is found without it.
-    from pixelrefer_ros.model_source import load_perception
+    from pixelrefer_ros.model_source import backends_in_words, load_perception
     from pixelrefer_ros.offline.run import ReplayRun
 
     perception = load_perception(parameters)
     out = stack.enter_context(_open_out(args.out))
+    _say(backends_in_words(perception))
     broken: list[int] = []
 
     def write(record: dict[str, Any]) -> None:

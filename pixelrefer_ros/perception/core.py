@@ -18,6 +18,7 @@ from pixelrefer_ros.perception.regions import check_region
 from pixelrefer_ros.perception.registry import ObjectRegistry
 from pixelrefer_ros.perception.settings import MAX_WAITING_REGIONS, PerceptionSettings
 from pixelrefer_ros.perception.waiting import Prompt, Removal
+from pixelrefer_ros.runtime import BackendInUse
 from pixelrefer_ros.tracking import Tracker
 from pixelrefer_ros.types import Answer, AnswerStatus, Frame, Question, Region, Scene, Track, TrackState
 
@@ -33,9 +34,7 @@ class Perception:
 
     May be called from several threads. Three locks, taken in this order: ``_language`` while a question is
     answered, ``_tracking`` while the tracker works, ``_state`` for moments only. So `add_region`,
-    `remove_object`, `clear` and `scene` never wait for a model.
-
-    Called from one thread it is deterministic: replay and tests drive it so.
+    `remove_object`, `clear` and `scene` never wait for a model. Called from one thread it is deterministic.
 
     Attributes:
         settings: may be replaced at any time; the history's bounds are those it began with.
@@ -62,6 +61,12 @@ class Perception:
     def model(self) -> str:
         """Name and content hash of the language model."""
         return model_name(self._model)
+
+    @property
+    def backends(self) -> dict[str, BackendInUse]:
+        """What runs the models: that of "model", and of "tracker" if that is a model, too."""
+        tracker = self._tracker.in_use
+        return {"model": self._model.in_use} | ({} if tracker is None else {"tracker": tracker})
 
     @property
     def next_object_id(self) -> int:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         Sampling,
         TimedTokens,
     )
+    from pixelrefer_ros.runtime import BackendInUse
 
 REGION = "<region>"
 
@@ -40,6 +41,10 @@ class RegionLanguage(Protocol):
 
     name: str
     content_hash: str
+
+    @property
+    def in_use(self) -> BackendInUse:
+        """What runs its networks."""
 
     def encode_global(self, rgb: RgbImage) -> GlobalFeatures:
         """Features of the whole frame."""

@@ -101,9 +101,9 @@ class Diagnostics:
         values["memory_mb"] = f"{_resident_mb():.0f}"
         if self._parameters.device.startswith("cuda"):
             values["gpu_memory_mb"] = f"{_gpu_mb():.0f}"
-        values["backend"] = (
-            f"{self._parameters.backend} {self._parameters.device} {self._parameters.precision}"
-        )
+        # What was chosen, not what was asked for: an exported folder has its own precision, too.
+        for what, in_use in self._work.perception.backends.items():
+            values["backend" if what == "model" else f"{what}_backend"] = in_use
         values["model"] = self._work.perception.model
         values["tracker"] = self._parameters.tracker_model if self._parameters.tracking else "off"
         return values

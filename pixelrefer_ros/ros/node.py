@@ -16,7 +16,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 
 from pixelrefer_ros.detached import Detached
 from pixelrefer_ros.errors import PixelReferError
-from pixelrefer_ros.model_source import build_named_engines, load_perception
+from pixelrefer_ros.model_source import backends_in_words, build_named_engines, load_perception
 from pixelrefer_ros.parameters import Parameters, perception_settings
 from pixelrefer_ros.ros.active import ActiveInterface
 from pixelrefer_ros.ros.ask_action import AskAction
@@ -133,6 +133,7 @@ class PixelReferNode(LifecycleNode):
                 f"cannot configure: {_told(error)} (set the parameter right and configure again)"
             )
             return _FAILURE
+        self.get_logger().info(backends_in_words(perception))
         self.get_logger().info(f"ready: {perception.model}")
         return _SUCCESS
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from pixelrefer_ros.runtime.backends import BACKENDS, choose_backend, open_backend
+from pixelrefer_ros.runtime.backends import BACKENDS, BackendInUse, choose_backend, open_backend
 from pixelrefer_ros.runtime.decoding import (
     NO_TOKEN,
     AnswerRequest,
@@ -15,7 +15,7 @@ from pixelrefer_ros.runtime.decoding import (
     decode_together,
 )
 from pixelrefer_ros.runtime.detokeniser import StreamingDetokeniser
-from pixelrefer_ros.runtime.graph_decoder import GraphDecoder
+from pixelrefer_ros.runtime.graph_decoder import GraphDecoder, token_embedding
 from pixelrefer_ros.runtime.manifest import (
     DataFile,
     Graph,
@@ -31,7 +31,7 @@ from pixelrefer_ros.runtime.manifest import (
 from pixelrefer_ros.runtime.onnxruntime_session import OnnxRuntimeBackend, OnnxRuntimeSession, newest_opset
 from pixelrefer_ros.runtime.sampling import GREEDY, Sampling, TokenChooser
 from pixelrefer_ros.runtime.session import Backend, Session, check_feeds, torch_dtype
-from pixelrefer_ros.runtime.torch_decoder import TorchDecoder
+from pixelrefer_ros.runtime.torch_session import TorchSession
 
 __all__ = [
     "BACKENDS",
@@ -39,6 +39,7 @@ __all__ = [
     "NO_TOKEN",
     "AnswerRequest",
     "Backend",
+    "BackendInUse",
     "DataFile",
     "Decoder",
     "DecodingBatch",
@@ -55,7 +56,7 @@ __all__ = [
     "StreamingDetokeniser",
     "TensorSpec",
     "TokenChooser",
-    "TorchDecoder",
+    "TorchSession",
     "check_feeds",
     "choose_backend",
     "decode",
@@ -65,6 +66,7 @@ __all__ = [
     "newest_opset",
     "open_backend",
     "read_manifest",
+    "token_embedding",
     "torch_dtype",
     "verify_graph",
     "write_manifest",

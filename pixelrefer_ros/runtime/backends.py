@@ -3,15 +3,44 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from pixelrefer_ros.errors import ParameterError
+import torch
+
+from pixelrefer_ros.errors import ParameterError, PixelReferError
 from pixelrefer_ros.runtime.manifest import MANIFEST, is_exported
 from pixelrefer_ros.runtime.onnxruntime_session import OnnxRuntimeBackend
 from pixelrefer_ros.runtime.session import Backend
+from pixelrefer_ros.runtime.tensorrt_plans import ENGINES, record_path
 
 BACKENDS = ("auto", "tensorrt", "onnxruntime", "torch")
 """The names a user may give, fastest first after "auto"."""
+
+_CHECKPOINT = (
+    "auto: the model is a checkpoint, which torch runs; `pixelrefer export` makes a faster folder of it"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BackendInUse:
+    """What runs a model that is loaded: for logs and diagnostics.
+
+    Attributes:
+        name: one of `BACKENDS`, not "auto".
+        device: as torch writes it.
+        precision: of a checkpoint the dtype it was loaded in, of an exported folder that of its export.
+        reason: why this backend.
+    """
+
+    name: str
+    device: str
+    precision: str
+    reason: str
+
+    def __str__(self) -> str:
+        """Without the reason: "onnxruntime cpu int8"."""
+        return f"{self.name} {self.device} {self.precision}"
 
 
 def choose_backend(
@@ -22,7 +51,8 @@ def choose_backend(
 ) -> tuple[str, str]:
     """Chooses a backend.
 
-    A checkpoint (safetensors) runs in torch. An exported folder runs under ONNX Runtime or TensorRT.
+    A checkpoint (safetensors) runs in torch. An exported folder runs under ONNX Runtime or TensorRT: "auto"
+    takes TensorRT on a GPU for which the folder has engines, else ONNX Runtime.
 
     Args:
         name: one of `BACKENDS`.
@@ -31,10 +61,11 @@ def choose_backend(
         engines: where the folder's TensorRT engines lie; None: in the folder.
 
     Returns:
-        The backend and why it was chosen, for the log.
+        The backend and why it was chosen, for people.
 
     Raises:
-        ParameterError: an unknown name, a backend that cannot run such a folder, or one that is not there.
+        ParameterError: an unknown name, a backend that cannot run such a folder, or a device that none has.
+        BackendError: nothing that is installed runs the folder.
     """
     if name not in BACKENDS:
         raise ParameterError(f"backend is {name!r}; use one of {', '.join(BACKENDS)}")
@@ -44,10 +75,7 @@ def choose_backend(
                 f"backend {name!r} is not available for {folder or 'a checkpoint'}: it has no {MANIFEST}; "
                 "make one with `pixelrefer export MODEL --out DIR` and give DIR, or use 'torch'"
             )
-        return (
-            "torch",
-            "asked for" if name == "torch" else "auto: the model is a checkpoint, which torch runs",
-        )
+        return "torch", "asked for" if name == "torch" else _CHECKPOINT
     if name == "torch":
         raise ParameterError(
             f"backend 'torch' cannot run {folder}: it is an exported folder; give the checkpoint it was "
@@ -60,17 +88,28 @@ def choose_backend(
         if missing:
             raise ParameterError(f"backend 'tensorrt' cannot run {folder}: {missing}")
         return name, "asked for"
-    if missing:
-        return "onnxruntime", f"auto: {folder} is an exported folder, and TensorRT cannot run it: {missing}"
-    return "tensorrt", f"auto: {folder} has engines for this machine"
+    if not missing:
+        return "tensorrt", f"auto: {folder} has engines for this machine"
+    try:
+        OnnxRuntimeBackend(device or "cpu")
+    except PixelReferError as error:
+        raise type(error)(f"nothing here runs {folder}: {error}; nor does TensorRT: {missing}") from error
+    return "onnxruntime", f"auto: {folder} is an exported folder, and TensorRT does not run it: {missing}"
 
 
 def _why_not_tensorrt(folder: Path, device: str | None, engines: Path | None) -> str:
-    if device is not None and not device.startswith("cuda"):
+    try:
+        place = None if device is None else torch.device(device)
+    except RuntimeError:
+        return f"device is {device!r}; use 'cpu', 'cuda' or 'cuda:N'"
+    if place is not None and place.type != "cuda":
+        where = engines or folder / ENGINES
+        if any(where.glob(record_path(where, "*").name)):
+            return f"engines are there, but device is {device!r}; they run on 'cuda'"
         return f"it runs on a GPU, and device is {device!r}"
     from pixelrefer_ros.runtime.tensorrt_backend import why_not_tensorrt  # most machines never need it
 
-    return why_not_tensorrt(folder, engines)
+    return why_not_tensorrt(folder, engines, place)
 
 
 def open_backend(name: str, device: str, engines: Path | None = None) -> Backend:
@@ -88,5 +127,5 @@ def open_backend(name: str, device: str, engines: Path | None = None) -> Backend
     if name == "tensorrt":
         from pixelrefer_ros.runtime.tensorrt_backend import TensorRtBackend
 
-        return TensorRtBackend(engines)
+        return TensorRtBackend(engines, torch.device(device))
     return OnnxRuntimeBackend(device)

@@ -10,7 +10,7 @@ import torch
 from pixelrefer_ros.runtime.manifest import Graph
 from pixelrefer_ros.runtime.session import torch_dtype
 
-_FIRST_ROWS = 2  # what one answer after the other gets: two prompts' beginnings are remembered
+_FIRST_ROWS = 2  # what one answer after the other gets, and what stays: two prompts' beginnings
 _STEP = 256  # caches grow by so many positions
 _WORTH_KEEPING = 8  # shared positions below which a prompt is computed whole
 
@@ -34,7 +34,8 @@ class CacheRows:
     """Keys and values, (R, Hkv, C, Dh) tensors by the names of the decoder's inputs.
 
     The first `active` rows belong to answers on their way. The others keep what ended answers left: a prompt
-    that begins as theirs did takes that beginning over. More rows and positions are made as they are needed.
+    that begins as theirs did takes that beginning over. More rows and positions are made as they are needed;
+    when no row is active any more, all but those used last are freed.
 
     Args:
         graph: the decoder; its in-place inputs are the caches.
@@ -112,8 +113,15 @@ class CacheRows:
         self._swap(place, self.active)
 
     def end_all(self) -> None:
-        """No row is active any more."""
+        """No row is active any more; of many, the few used last stay, with what they hold."""
         self.active = 0
+        if len(self._rows) <= _FIRST_ROWS:
+            return
+        newest = sorted(self._rows, key=lambda row: row.last_use, reverse=True)[:_FIRST_ROWS]
+        places = [self._rows.index(row) for row in newest]
+        for name, tensor in self._tensors.items():  # one after the other: no second set of caches is needed
+            self._tensors[name] = tensor[places]
+        self._rows = newest
 
     def _oldest_idle(self) -> int:
         return min(range(self.active, len(self._rows)), key=lambda place: self._rows[place].last_use)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CUDA stream an engine runs on: all that a TensorRT session asks of the device itself."""
+"""The CUDA stream that sessions run on: all that they ask of the device itself."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
@@ -11,10 +12,10 @@ import torch
 
 
 class DeviceStream(Protocol):
-    """A queue of work on a device.
+    """A queue of work on a device, which sessions in several threads may share.
 
     Attributes:
-        device: whose memory the engine's tensors are in.
+        device: whose memory the sessions' tensors are in.
         alignment: of addresses, in bytes.
         handle: of the stream, as TensorRT takes it.
     """
@@ -22,6 +23,13 @@ class DeviceStream(Protocol):
     device: torch.device
     alignment: int
     handle: int
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Within the block no other thread has the stream, and its device is the current one; not reentrant.
+
+        What another thread queued while `capture` records would become part of the recording.
+        """
+        ...
 
     def queue(self) -> AbstractContextManager[None]:
         """Work within the block starts after the caller's earlier work, and the caller's later work after it.
@@ -53,6 +61,13 @@ class CudaStream:
         self.device = device
         self._stream = torch.cuda.Stream(device)
         self.handle = int(self._stream.cuda_stream)
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """See `DeviceStream`."""
+        with self._lock, torch.cuda.device(self.device):
+            yield
 
     @contextmanager
     def queue(self) -> Iterator[None]:

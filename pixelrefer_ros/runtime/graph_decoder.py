@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The decoding loop's language model over compiled graphs, with static caches that are used again."""
+"""The decoding loop's language model over a session, with static caches that are used again."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from pixelrefer_ros.runtime.session import Session, torch_dtype
 
 
 class GraphDecoder:
-    """A `pixelrefer_ros.runtime.Decoder` over a decoder graph and an embedding graph.
+    """A `pixelrefer_ros.runtime.Decoder` over a session of the decoder, whatever runs it.
 
     The memory of a batch is used again after it. A prompt that begins as another did (the same object asked
     about again, or by several questions at once) takes that beginning over and computes only the rest.
@@ -24,13 +24,18 @@ class GraphDecoder:
     Args:
         decoder: inputs ``embeddings``, ``start``, ``last`` and the caches of every layer; outputs ``logits``
             and the caches, in place.
-        embed: inputs ``ids`` and ``objects``, output ``embeddings``.
+        embed: token ids (B,) int64 to their embeddings (B, D); see `token_embedding`.
         context_length: positions of prompt and answer together, at most.
-        device: where the sessions' tensors lie.
+        device: where the session's tensors lie.
     """
 
     def __init__(
-        self, decoder: Session, embed: Session, *, context_length: int, device: torch.device
+        self,
+        decoder: Session,
+        embed: Callable[[torch.Tensor], torch.Tensor],
+        *,
+        context_length: int,
+        device: torch.device,
     ) -> None:
         """See the class."""
         self.context_length = context_length
@@ -39,10 +44,6 @@ class GraphDecoder:
         self._idle: CacheRows | None = None
         # A batch may be closed when it is collected, which may happen while this very thread takes one.
         self._turn = threading.RLock()
-        spec = embed.graph.input("objects")
-        width = spec.shape[1]
-        assert isinstance(width, int)  # noqa: S101 (the width of a model is fixed)
-        self._no_objects = torch.zeros(1, width, dtype=torch_dtype(spec.dtype), device=device)
 
     def batch(self) -> DecodingBatch:
         """A batch with no row yet; see `pixelrefer_ros.runtime.Decoder`."""
@@ -52,6 +53,7 @@ class GraphDecoder:
             rows = CacheRows(self._decoder.graph, self.context_length, self._device)
         return _GraphBatch(self, rows)
 
+    @torch.inference_mode()
     def logits(self, embeddings: torch.Tensor) -> NDArray[np.float32]:
         """Logits after every position of a prompt, (L, D) to (L, V), one position at a time: for checking."""
         rows = CacheRows(self._decoder.graph, self.context_length, self._device)
@@ -74,8 +76,7 @@ class GraphDecoder:
 
     def embedded(self, token_ids: Sequence[int]) -> torch.Tensor:
         """Embeddings (B, D) of tokens: a batch's."""
-        ids = torch.tensor(token_ids, device=self._device)
-        return self._embed.run({"ids": ids, "objects": self._no_objects})["embeddings"]
+        return self._embed(torch.tensor(token_ids, device=self._device))
 
     def give_back(self, rows: CacheRows) -> None:
         """Takes over the caches of a batch that is closed."""
@@ -83,12 +84,34 @@ class GraphDecoder:
             self._idle = rows
 
 
+def token_embedding(embed: Session) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What embeds tokens, for `GraphDecoder`: (B,) int64 to (B, D).
+
+    Args:
+        embed: inputs ``ids`` and ``objects``, output ``embeddings``.
+    """
+    spec = embed.graph.input("objects")
+    width = spec.shape[1]
+    assert isinstance(width, int)  # noqa: S101 (the width of a model is fixed)
+
+    def embedded(ids: torch.Tensor) -> torch.Tensor:
+        no_objects = torch.zeros(1, width, dtype=torch_dtype(spec.dtype), device=ids.device)
+        return embed.run({"ids": ids, "objects": no_objects})["embeddings"]
+
+    return embedded
+
+
 class _GraphBatch:
-    """The active rows of caches; see `pixelrefer_ros.runtime.DecodingBatch`."""
+    """The active rows of caches; see `pixelrefer_ros.runtime.DecodingBatch`.
+
+    All in inference mode: tensors made in it must not be written to outside, and callers differ in whether
+    they are in it.
+    """
 
     def __init__(self, decoder: GraphDecoder, rows: CacheRows) -> None:
         self._decoder, self._rows = decoder, rows
 
+    @torch.inference_mode()
     def add(self, embeddings: torch.Tensor) -> NDArray[np.float32]:
         place = self._rows.active
         known = self._rows.begin(embeddings)
@@ -96,13 +119,16 @@ class _GraphBatch:
         self._rows.remember(place, embeddings)
         return logits[0]
 
+    @torch.inference_mode()
     def step(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         self._rows.make_room()
         return self._decoder.append(self._rows, 0, self._decoder.embedded(token_ids)[:, None])
 
+    @torch.inference_mode()
     def remove(self, row: int) -> None:
         self._rows.end(row)
 
+    @torch.inference_mode()
     def close(self) -> None:
         self._rows.end_all()
         self._decoder.give_back(self._rows)

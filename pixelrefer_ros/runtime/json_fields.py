@@ -70,6 +70,16 @@ class JsonFields:
             raise self.wrong(field_name, f"{value!r}; it must be the name of a file of the same folder")
         return value
 
+    def file_names(self) -> list[str]:
+        """The names of all fields, where files are named after them: none must lead out of a folder."""
+        for name in self.content:
+            if not _FILE_NAME.fullmatch(name):
+                raise CheckpointError(
+                    f"{self.path}: {self._within or 'the whole'} has a field {name!r:.80}; files are named "
+                    f"after it: it must be like the name of a file: {EXPORT_AGAIN}"
+                )
+        return list(self.content)
+
     def mapping(self, field_name: str) -> JsonFields:
         """A field that is an object."""
         return JsonFields(self.path, self.name(field_name), self.get(field_name, dict))

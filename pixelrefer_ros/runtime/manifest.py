@@ -172,7 +172,7 @@ def read_manifest(folder: Path) -> Manifest:
         opset=fields.choice("opset", OPSETS),
         versions=fields.texts("versions"),
         settings=dict(fields.get("settings", dict)),
-        graphs={name: _graph(name, graphs.mapping(name)) for name in graphs.content},
+        graphs={name: _graph(name, graphs.mapping(name)) for name in graphs.file_names()},
     )
 
 

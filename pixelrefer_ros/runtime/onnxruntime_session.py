@@ -161,7 +161,8 @@ def _runtime() -> Any:
         import onnxruntime
     except ImportError as error:
         raise BackendError(
-            f"backend onnxruntime cannot be imported ({error}): pip install onnxruntime, or use 'torch'"
+            f"ONNX Runtime cannot be imported ({error}): pip install onnxruntime (or onnxruntime-gpu), or "
+            "give the checkpoint that the folder was exported from, which torch runs"
         ) from error
     return onnxruntime
 

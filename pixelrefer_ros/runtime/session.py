@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One interface to a compiled graph, whatever runs it: named tensors in, named tensors out."""
+"""One interface to a network, whatever runs it: named tensors in, named tensors out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pixelrefer_ros.runtime.manifest import Graph
 
 
 class Session(Protocol):
-    """One compiled graph, open.
+    """One graph, open: compiled, or a network of torch that is described as one.
 
     Tensors are carriers of memory on the session's device. Where the graph has `Graph.in_place` pairs, the
     tensor fed to the input is updated, and the output returned is that same tensor. A session runs one
@@ -82,15 +82,17 @@ def check_feeds(graph: Graph, feeds: Mapping[str, torch.Tensor]) -> dict[str, in
     sizes: dict[str, int] = {}
     for spec in graph.inputs:
         tensor = feeds[spec.name]
-        found = f"graph {graph.name}: {spec.name} is {tensor.dtype} of shape {list(tensor.shape)}"
         if tensor.dtype != torch_dtype(spec.dtype) or tensor.dim() != len(spec.shape):
-            raise ValueError(f"{found}; it must be {spec.dtype} of shape {list(spec.shape)}")
+            raise ValueError(
+                f"{_found(graph, spec.name, tensor)}; it must be {spec.dtype} of shape {list(spec.shape)}"
+            )
         if not tensor.is_contiguous():
-            raise ValueError(f"{found}, and not contiguous")
+            raise ValueError(f"{_found(graph, spec.name, tensor)}, and not contiguous")
         for size, expected in zip(tensor.shape, spec.shape, strict=True):
             if isinstance(expected, str):
                 expected = sizes.setdefault(expected, size)
             if size != expected:
+                found = _found(graph, spec.name, tensor)
                 raise ValueError(f"{found}; it must be of shape {list(spec.shape)} with {sizes}")
     for symbol, size in sizes.items():
         profile = graph.profiles.get(symbol)
@@ -99,3 +101,7 @@ def check_feeds(graph: Graph, feeds: Mapping[str, torch.Tensor]) -> dict[str, in
                 f"graph {graph.name}: {symbol} is {size}; it must be from {profile.min} to {profile.max}"
             )
     return sizes
+
+
+def _found(graph: Graph, name: str, tensor: torch.Tensor) -> str:
+    return f"graph {graph.name}: {name} is {tensor.dtype} of shape {list(tensor.shape)}"

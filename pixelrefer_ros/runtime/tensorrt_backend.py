@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from pixelrefer_ros.errors import BackendError, PixelReferError
+from pixelrefer_ros.runtime.device_stream import CudaStream, DeviceStream
 from pixelrefer_ros.runtime.manifest import Graph, read_manifest
-from pixelrefer_ros.runtime.tensorrt_machine import current_gpu, import_tensorrt
+from pixelrefer_ros.runtime.tensorrt_machine import current_gpu, gpu_device, import_tensorrt
 from pixelrefer_ros.runtime.tensorrt_messages import heard, logger_of
 from pixelrefer_ros.runtime.tensorrt_plans import (
     ENGINES,
@@ -24,7 +25,6 @@ from pixelrefer_ros.runtime.tensorrt_plans import (
     read_record,
 )
 from pixelrefer_ros.runtime.tensorrt_session import TensorRtSession
-from pixelrefer_ros.runtime.tensorrt_stream import CudaStream, DeviceStream
 
 
 class TensorRtBackend:
@@ -32,12 +32,13 @@ class TensorRtBackend:
 
     Args:
         engines: the folder of engines; None: ``engines`` in the exported folder.
+        device: the GPU to run on, "cuda" or "cuda:N"; None: the current one.
         trt: the module ``tensorrt``; None: imports it.
-        gpu: of this machine; None: asks torch.
-        stream: to run on; None: a CUDA stream.
+        gpu: that the engines must be for; None: asks torch what the device is.
+        stream: to run on; None: a CUDA stream of the device.
 
     Raises:
-        BackendError: no TensorRT, or no GPU.
+        BackendError: no TensorRT, or no such GPU.
     """
 
     name = "tensorrt"
@@ -45,6 +46,7 @@ class TensorRtBackend:
     def __init__(
         self,
         engines: Path | None = None,
+        device: torch.device | None = None,
         *,
         trt: ModuleType | None = None,
         gpu: Gpu | None = None,
@@ -53,8 +55,8 @@ class TensorRtBackend:
         """See the class."""
         self._engines = engines
         self._trt = trt or import_tensorrt()
-        self._gpu = gpu or current_gpu()
-        self._stream = stream or CudaStream(torch.device("cuda", torch.cuda.current_device()))
+        self._gpu = gpu or current_gpu(device)
+        self._stream = stream or CudaStream(gpu_device(device))
         self._runtime: Any = None
 
     def open(self, folder: Path, graph: Graph) -> TensorRtSession:
@@ -74,14 +76,15 @@ class TensorRtBackend:
                 raise
             record = self.record(folder, graph)  # another process has just built it anew
             plan = read_plan(engines, record)
-        with heard(self._trt) as messages:
+        # An engine lives on the device that is current when it is deserialised.
+        with self._stream.alone(), heard(self._trt) as messages:
             if self._runtime is None:
                 self._runtime = self._trt.Runtime(logger_of(self._trt))
             engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise BackendError(
                 f"{engines / record.file}: {library(self._trt)} refuses the engine "
-                f"({'; '.join(messages.errors) or 'it gives no reason'}): {_build(folder)} --again"
+                f"({'; '.join(messages.errors) or 'it gives no reason'}): {self._remedy(folder)} --again"
             )
         return TensorRtSession(self._trt, engine, engine_graph(graph, record.profiles), self._stream)
 
@@ -94,7 +97,7 @@ class TensorRtBackend:
         engines = self._engines or folder / ENGINES
         record = read_record(engines, graph.name)
         if record is None:
-            raise BackendError(f"{engines} has no engine of graph {graph.name}: {_build(folder)}")
+            raise BackendError(f"{engines} has no engine of graph {graph.name}: {self._remedy(folder)}")
         now = engine_key(
             graph,
             precision=read_manifest(folder).precision,
@@ -106,25 +109,31 @@ class TensorRtBackend:
         if changes:
             raise BackendError(
                 f"the engine of graph {graph.name} in {engines} is for something else: {'; '.join(changes)}: "
-                + _build(folder)
+                + self._remedy(folder)
             )
         return record
 
+    def _remedy(self, folder: Path) -> str:
+        # An index other than 0 is said: the command builds for the first GPU.
+        device = f" --device cuda:{self._gpu.index}" if self._gpu.index else ""
+        return f"build it with `pixelrefer build-engines {folder}{device}`"
 
-def why_not_tensorrt(folder: Path, engines: Path | None = None) -> str:
+
+def why_not_tensorrt(folder: Path, engines: Path | None = None, device: torch.device | None = None) -> str:
     """Why TensorRT cannot run an exported folder on this machine as it is; empty if it can.
 
     Plans are not read: that every engine has a record for this machine is what is looked at.
+
+    Args:
+        folder: the exported one.
+        engines: as for `TensorRtBackend`.
+        device: as for `TensorRtBackend`.
     """
     try:
         manifest = read_manifest(folder)
-        backend = TensorRtBackend(engines)
+        backend = TensorRtBackend(engines, device)
         for graph in manifest.graphs.values():
             backend.record(folder, graph)
     except PixelReferError as error:
         return str(error)
     return ""
-
-
-def _build(folder: Path) -> str:
-    return f"build it with `pixelrefer build-engines {folder}`"

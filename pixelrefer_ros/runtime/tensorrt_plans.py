@@ -35,7 +35,9 @@ DTYPE_NAMES = {
 PART = ".part"
 """How the names of files end that are not yet whole."""
 
-FORMAT = 1
+FORMAT = 2
+BUILDER = 1
+"""To be raised when ``engines/`` makes another engine of the same graph: those of before are built again."""
 _PLAN = re.compile(r"[A-Za-z0-9_][\w.-]*\.plan")
 
 
@@ -47,11 +49,13 @@ class Gpu:
         name: as CUDA says it.
         compute_capability: (major, minor).
         memory_gb: decimal; no part of a key.
+        index: as torch counts GPUs; None: whichever is current. No part of a key.
     """
 
     name: str
     compute_capability: tuple[int, int]
     memory_gb: float = 0.0
+    index: int | None = None
 
     def __str__(self) -> str:
         """For people."""
@@ -70,6 +74,9 @@ class EngineKey:
 
     Attributes:
         graph: hex SHA-256 over the hashes of the graph and its files of weights.
+        sizes: those that the export allows each symbol, like "C 1..1024..4096, S 1..1..4096".
+        in_place: hex SHA-256 over the pairs of inputs and outputs that share one memory.
+        builder: `BUILDER`.
         tensorrt: the library and its version.
         gpu: its name.
         compute_capability: "major.minor".
@@ -78,6 +85,9 @@ class EngineKey:
     """
 
     graph: str
+    sizes: str
+    in_place: str
+    builder: str
     tensorrt: str
     gpu: str
     compute_capability: str
@@ -113,9 +123,12 @@ class EngineRecord:
 
 def engine_key(graph: Graph, *, precision: str, tensorrt: str, gpu: Gpu, profile: str) -> EngineKey:
     """The key of a graph's engine; see `EngineKey`."""
-    hashes = [graph.sha256, *(data.sha256 for data in graph.data)]
+    sizes = sorted(graph.profiles.items())
     return EngineKey(
-        graph=hashlib.sha256("\n".join(hashes).encode()).hexdigest(),
+        graph=_hash(graph.sha256, *(data.sha256 for data in graph.data)),
+        sizes=", ".join(f"{symbol} {of.min}..{of.opt}..{of.max}" for symbol, of in sizes),
+        in_place=_hash(*(f"{name} {output}" for name, output in sorted(graph.in_place))),
+        builder=str(BUILDER),
         tensorrt=tensorrt,
         gpu=gpu.name,
         compute_capability="{}.{}".format(*gpu.compute_capability),
@@ -254,6 +267,10 @@ def write_whole(path: Path, content: bytes) -> None:
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _hash(*lines: str) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _text(content: Mapping[str, object], name: str) -> str:

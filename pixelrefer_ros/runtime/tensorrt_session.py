@@ -3,24 +3,19 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
 import torch
 
 from pixelrefer_ros.errors import BackendError
+from pixelrefer_ros.runtime.device_stream import DeviceStream
 from pixelrefer_ros.runtime.manifest import Graph
 from pixelrefer_ros.runtime.session import check_feeds, torch_dtype
+from pixelrefer_ros.runtime.step_recorder import StepRecorder, Tensors
 from pixelrefer_ros.runtime.tensorrt_messages import heard
 from pixelrefer_ros.runtime.tensorrt_plans import DTYPE_NAMES, step_sizes
-from pixelrefer_ros.runtime.tensorrt_stream import DeviceStream
-
-_log = logging.getLogger(__name__)
-
-Tensors = dict[str, torch.Tensor]
 
 
 class TensorRtSession:
@@ -29,6 +24,8 @@ class TensorRtSession:
     Caches updated in place have one address for input and output where the engine says that it updates them
     so; else (TensorRT before 10.15) the engine writes beside them and the result is copied back. A decoding
     step that comes again with the same sizes and caches is recorded as a CUDA graph, then replayed.
+
+    Sessions on one stream may be called from several threads: one runs at a time.
 
     Args:
         trt: the module ``tensorrt``.
@@ -50,33 +47,33 @@ class TensorRtSession:
         self._aliased = {output for output, name in self._in_place.items() if aliased(output) == name}
         self._steps = step_sizes(graph, graph.profiles)
         self._contexts: dict[int, Any] = {}
-        self._seen: object = None
-        self._recorded: _Recorded | None = None
-        self._records = True
+        self._recorder = StepRecorder(graph, stream)
         self._nothing = torch.empty(stream.alignment, dtype=torch.uint8, device=stream.device)
 
     def run(self, feeds: Mapping[str, torch.Tensor]) -> Tensors:
         """Runs the engine; see `pixelrefer_ros.runtime.Session`."""
-        if self._engine is None:
-            raise BackendError(f"graph {self.graph.name}: the session is closed")
         sizes = check_feeds(self.graph, feeds)
+        with self._stream.alone():
+            if self._engine is None:
+                raise BackendError(f"graph {self.graph.name}: the session is closed")
+            return self._run(feeds, sizes)
+
+    def _run(self, feeds: Mapping[str, torch.Tensor], sizes: Mapping[str, int]) -> Tensors:
         given = {name: self._placed(name, tensor) for name, tensor in feeds.items()}
         if not self._is_step(sizes):
             outputs = self._buffers(self._context(0), given)
             self._bind(self._context(0), given, outputs)
             self._execute(self._context(0))
             return self._handed_out(outputs, given)
-        caches = tuple(given[name].data_ptr() for name in self._in_place.values())
-        signature = (tuple(sorted(sizes.items())), caches)
-        if self._recorded is not None and self._recorded.signature == signature:
-            return self._replay(self._recorded, given)
-        again, self._seen = signature == self._seen, signature
-        return self._step(signature, given, record=again and self._records)
+        outputs = self._recorder.run(sizes, given, self._step, self._step_again)
+        return self._handed_out(outputs, given)
 
     def close(self) -> None:
-        """Frees contexts, engine and buffers."""
-        self._recorded, self._seen, self._engine = None, None, None
-        self._contexts.clear()
+        """Frees contexts, engine and buffers, once no run uses them."""
+        with self._stream.alone():
+            self._recorder.forget()
+            self._engine = None
+            self._contexts.clear()
 
     def _is_step(self, sizes: Mapping[str, int]) -> bool:
         return self._steps is not None and all(
@@ -85,44 +82,20 @@ class TensorRtSession:
             if symbol in sizes
         )
 
-    def _step(self, signature: object, given: Tensors, *, record: bool) -> Tensors:
-        # A context serves one recording: its state is part of it. So what was recorded before goes first.
-        self._recorded = None
+    def _step(self, given: Tensors) -> Tensors:
         context = self._context(1)
-        caches = self._in_place.values()
-        if record:  # replays read and write the same addresses; the caches are the caller's and stay
-            given = {name: tensor if name in caches else tensor.clone() for name, tensor in given.items()}
         outputs = self._buffers(context, given)
         self._bind(context, given, outputs)
         self._execute(context)  # TensorRT settles new sizes in this run: only the next one can be recorded
-        if not record:
-            return self._handed_out(outputs, given)
-        handed_out = self._handed_out(self._copies(outputs), given)
-        try:
-            with heard(self._trt) as messages:
-                replay = self._stream.capture(lambda: self._enqueue(context))
-            # Caches are not held: one at the same address is the same to the recording.
-            inputs = {name: tensor for name, tensor in given.items() if name not in caches}
-            outputs = {name: tensor for name, tensor in outputs.items() if name not in self._aliased}
-            self._recorded = _Recorded(signature, inputs, outputs, replay)
-        except (RuntimeError, BackendError) as error:
-            self._records = False
-            reason = "; ".join([str(error), *messages.errors])
-            _log.warning("graph %s: steps are not recorded as a CUDA graph: %s", self.graph.name, reason)
-        return handed_out
+        return outputs
 
-    def _replay(self, recorded: _Recorded, given: Tensors) -> Tensors:
-        for name, tensor in recorded.inputs.items():
-            tensor.copy_(given[name])
-        with self._stream.queue():
-            recorded.replay()
-        return self._handed_out(self._copies(recorded.outputs), given)
-
-    def _copies(self, outputs: Tensors) -> Tensors:
-        """What a replay would overwrite, copied; caches are not handed out and need no copy."""
-        return {
-            name: tensor if name in self._in_place else tensor.clone() for name, tensor in outputs.items()
-        }
+    def _step_again(self, given: Tensors, outputs: Tensors) -> Tensors:
+        with heard(self._trt) as messages:
+            good = self._context(1).execute_async_v3(self._stream.handle)
+        if not good:
+            reasons = ["TensorRT refuses to run while it is recorded", *messages.errors]
+            raise BackendError("; ".join(reasons))
+        return {name: tensor for name, tensor in outputs.items() if name not in self._aliased}
 
     def _handed_out(self, outputs: Tensors, given: Tensors) -> Tensors:
         """The outputs as the caller gets them: a cache is the tensor that was fed."""
@@ -198,26 +171,6 @@ class TensorRtSession:
         if not good:
             reason = "; ".join(messages.errors) or "TensorRT gives no reason"
             raise BackendError(f"graph {self.graph.name}: the run failed: {reason}")
-
-    def _enqueue(self, context: Any) -> None:
-        if not context.execute_async_v3(self._stream.handle):
-            raise BackendError("TensorRT refuses to run while it is recorded")
-
-
-@dataclass(frozen=True)
-class _Recorded:
-    """A decoding step as a CUDA graph.
-
-    Attributes:
-        signature: sizes and addresses of the caches it is for.
-        inputs, outputs: the memory it reads and writes, but for the caches.
-        replay: runs it.
-    """
-
-    signature: object
-    inputs: Tensors
-    outputs: Tensors
-    replay: Callable[[], None]
 
 
 def _check_engine(trt: ModuleType, engine: Any, graph: Graph) -> None:

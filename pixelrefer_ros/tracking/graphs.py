@@ -12,6 +12,7 @@ from torch import Tensor
 from pixelrefer_ros.errors import CheckpointError, ParameterError
 from pixelrefer_ros.runtime import Backend, Manifest, read_manifest, torch_dtype
 from pixelrefer_ros.runtime.manifest import MANIFEST
+from pixelrefer_ros.tracking.batches import ObjectBatches
 from pixelrefer_ros.tracking.memory import Recall
 from pixelrefer_ros.tracking.pixels import to_pixels
 from pixelrefer_ros.tracking.shape import Sam2Shape
@@ -28,6 +29,8 @@ class GraphSam2(Sam2Steps):
 
     Attributes:
         manifest: of its folder.
+        objects_in_one_run: that every graph takes, as exported or as its engine was built (None: any number);
+            more are computed in several runs, one after the other.
     """
 
     def __init__(self, folder: Path, backend: Backend, *, device: torch.device) -> None:
@@ -51,7 +54,6 @@ class GraphSam2(Sam2Steps):
         try:
             shape = Sam2Shape.from_settings(manifest.settings)
             self._weight, self._bias = _mask_downsample(manifest, device)
-            self.max_objects = int(manifest.settings["max_objects"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{folder / MANIFEST}: {error}: export the tracker again with `pixelrefer export`"
@@ -62,8 +64,10 @@ class GraphSam2(Sam2Steps):
         except KeyError as error:
             raise CheckpointError(f"{folder / MANIFEST}: graphs.{GRAPHS[1]} has no input {error}") from error
         super().__init__(shape, device=device, dtype=dtype)
-        self._encode, self._attend, self._decode, self._remember = (
-            backend.open(folder, graph) for graph in graphs
+        sessions = [ObjectBatches(backend.open(folder, graph)) for graph in graphs]
+        self._encode, self._attend, self._decode, self._remember = sessions
+        self.objects_in_one_run = min(
+            (session.most for session in sessions if session.most is not None), default=None
         )
 
     def encode(self, rgb: RgbImage) -> Features:
@@ -127,9 +131,7 @@ class GraphSam2(Sam2Steps):
         return F.conv2d(full[:, None], self._weight, self._bias, stride=DOWNSAMPLE)[:, 0]
 
 
-def open_tracker(
-    folder: Path, backend: Backend, *, device: str, image_size: int | None, max_objects: int
-) -> GraphSam2:
+def open_tracker(folder: Path, backend: Backend, *, device: str, image_size: int | None) -> GraphSam2:
     """Open an exported tracker; arguments and errors as `StreamTracker.from_pretrained`.
 
     Args:
@@ -137,7 +139,6 @@ def open_tracker(
         backend: runs its graphs.
         device: where it runs.
         image_size: None, or the one it was exported with.
-        max_objects: at most as many as it was exported for.
     """
     try:
         place = torch.device(device)
@@ -148,11 +149,6 @@ def open_tracker(
         raise ParameterError(
             f"image_size is {image_size}, but {folder} was exported with {sam2.image_size}: leave it out, "
             f"or export with --image-size {image_size}"
-        )
-    if max_objects > sam2.max_objects:
-        raise ParameterError(
-            f"max_objects is {max_objects}, but {folder} was exported for {sam2.max_objects}: give at most "
-            f"that many, or export with --max-objects {max_objects}"
         )
     return sam2
 

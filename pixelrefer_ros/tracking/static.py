@@ -37,6 +37,7 @@ class StaticTracker:
         """
         if max_objects < 1:
             raise ParameterError(f"max_objects is {max_objects}: give 1 or more")
+        self.in_use = None  # no model
         self._max_objects = max_objects
         self._drawn: dict[int, _Drawn] = {}
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 from transformers import Sam2VideoModel
 
 from pixelrefer_ros.errors import EmptyRegion, NoSuchObject, Overloaded, ParameterError
-from pixelrefer_ros.runtime import choose_backend, open_backend
+from pixelrefer_ros.runtime import BackendInUse, choose_backend, open_backend
 from pixelrefer_ros.tracking.checkpoint import load_sam2
 from pixelrefer_ros.tracking.frame_order import FrameKey, frame_key
 from pixelrefer_ros.tracking.graphs import open_tracker
@@ -21,8 +20,6 @@ from pixelrefer_ros.tracking.session import Session
 from pixelrefer_ros.tracking.states import StateRules
 from pixelrefer_ros.tracking.steps import Features, Sam2Steps
 from pixelrefer_ros.types import Frame, Region, Track
-
-_log = logging.getLogger(__name__)
 
 
 class StreamTracker:
@@ -47,10 +44,18 @@ class StreamTracker:
     the corrected frame becomes the prompt frame, whose memory is never dropped, and all other history is
     forgotten: the frames in between hold the very mistake that was corrected, and, newest first, would
     outvote the correction. What the history knew lives on in the refined mask.
+
+    Attributes:
+        in_use: what computes the model, and why.
     """
 
     def __init__(
-        self, model: Sam2VideoModel | Sam2Steps, *, max_objects: int = 16, states: StateRules | None = None
+        self,
+        model: Sam2VideoModel | Sam2Steps,
+        *,
+        max_objects: int = 16,
+        states: StateRules | None = None,
+        in_use: BackendInUse | None = None,
     ) -> None:
         """Follow objects with ``model``, in its device and dtype.
 
@@ -59,6 +64,7 @@ class StreamTracker:
                 components somebody else computes.
             max_objects: objects at one time.
             states: when an object counts as visible and as lost.
+            in_use: what computes the model; None: torch.
 
         Raises:
             ParameterError: ``max_objects`` is below 1.
@@ -67,6 +73,7 @@ class StreamTracker:
             raise ParameterError(f"max_objects is {max_objects}: give 1 or more")
         with torch.inference_mode():
             self._sam2 = model if isinstance(model, Sam2Steps) else Sam2(model)
+        self.in_use = in_use or _in_torch(self._sam2, "the model is torch's")
         self._max_objects = max_objects
         self._session = Session(self._sam2, states or StateRules())
         self._encoded: tuple[FrameKey, Frame, Features] | None = None
@@ -108,13 +115,19 @@ class StreamTracker:
         path = Path(path_or_id).expanduser()
         folder = path if path.is_dir() else None
         chosen, reason = choose_backend(backend, folder, device, engines)
-        _log.info("tracker %s runs on %s (%s)", path.name, chosen, reason)
+        sam2: Sam2Steps
         if folder is not None and chosen != "torch":
             opened = open_backend(chosen, device, engines)
-            sam2 = open_tracker(folder, opened, device=device, image_size=image_size, max_objects=max_objects)
-            return cls(sam2, max_objects=max_objects, states=states)
-        model = load_sam2(path_or_id, device=device, dtype=dtype, image_size=image_size)
-        return cls(model, max_objects=max_objects, states=states)
+            sam2 = open_tracker(folder, opened, device=device, image_size=image_size)
+            most = sam2.objects_in_one_run
+            if most is not None and most < max_objects:
+                reason += f"; its graphs take {most} objects in one run, so more than that in several"
+            in_use = BackendInUse(opened.name, str(sam2.device), sam2.manifest.precision, reason)
+        else:
+            with torch.inference_mode():
+                sam2 = Sam2(load_sam2(path_or_id, device=device, dtype=dtype, image_size=image_size))
+            in_use = _in_torch(sam2, reason)
+        return cls(sam2, max_objects=max_objects, states=states, in_use=in_use)
 
     @property
     def object_ids(self) -> tuple[int, ...]:
@@ -202,3 +215,7 @@ class StreamTracker:
             self._encoded = None  # free the old ones before the new ones are made
             self._encoded = (key, frame, self._sam2.encode(frame.rgb))
         return self._encoded[2]
+
+
+def _in_torch(sam2: Sam2Steps, reason: str) -> BackendInUse:
+    return BackendInUse("torch", str(sam2.device), str(sam2.dtype).removeprefix("torch."), reason)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from pixelrefer_ros.runtime import BackendInUse
 from pixelrefer_ros.types import Frame, Region, Track
 
 
@@ -15,6 +16,11 @@ class Tracker(Protocol):
     @property
     def object_ids(self) -> tuple[int, ...]:
         """The objects followed now, oldest first."""
+        ...
+
+    @property
+    def in_use(self) -> BackendInUse | None:
+        """What computes its model; None where it has none."""
         ...
 
     def prompt(self, frame: Frame, regions: Sequence[Region]) -> list[Track]:
