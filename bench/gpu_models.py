@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -154,8 +156,8 @@ def build_language(
     source = folder / "source"
     source.mkdir(parents=True, exist_ok=True)
     (source / "config.json").write_text(json.dumps(shape.fields), encoding="utf-8")
-    start = time.perf_counter()
-    export_language(
+    export = functools.partial(
+        export_language,
         network,
         source,
         folder,
@@ -165,9 +167,7 @@ def build_language(
         opset=newest_opset(trt),
         context_length=shape.context,
     )
-    exported = time.perf_counter()
-    build_engines(folder, trt, gpu, Asked(profile))
-    return {"export_s": exported - start, "build_s": time.perf_counter() - exported}
+    return _timed(export, lambda: build_engines(folder, trt, gpu, Asked(profile)))
 
 
 def write_tracker(name: str, folder: Path) -> Path:
@@ -190,8 +190,15 @@ def build_tracker(
     profile: str | None = None,
 ) -> dict[str, float]:
     """Exports a tracker and builds its engines; see `build_language`."""
+    export = functools.partial(
+        export_tracker, checkpoint, folder, precision=precision, opset=newest_opset(trt)
+    )
+    return _timed(export, lambda: build_engines(folder, trt, gpu, Asked(profile)))
+
+
+def _timed(export: Callable[[], object], build: Callable[[], object]) -> dict[str, float]:
     start = time.perf_counter()
-    export_tracker(checkpoint, folder, precision=precision, opset=newest_opset(trt))
+    export()
     exported = time.perf_counter()
-    build_engines(folder, trt, gpu, Asked(profile))
+    build()
     return {"export_s": exported - start, "build_s": time.perf_counter() - exported}
