@@ -7,8 +7,9 @@ trains every variant of Tables 7, 8 and 9 with the project's own training, score
 split, and, once all are done, writes ``docs/ablations.md`` with its plot. It goes on where it was stopped;
 what is done is not done again. ``--minutes`` bounds each variant in each call. What no variant changes, that
 the vision encoder can see and the language model can read, can be learned once: ``--prepared`` takes it from
-the folder of ``pixelrefer train language --infusion-steps 0 --steps 0 0``. ``--smoke`` shows that everything
-runs, in a model far too small to learn anything, and writes into ``--out`` only.
+the folder of ``pixelrefer train language --infusion-steps 0 --steps 0 0``. Two calls with other variants may
+run side by side; the last one, with all, writes the page. ``--smoke`` shows that everything runs, in a model
+far too small to learn anything, and writes into ``--out`` only.
 """
 
 from __future__ import annotations
@@ -116,7 +117,8 @@ def looks(
 def settings_of(args: argparse.Namespace, variant: Variant) -> LanguageSettings:
     """One training run; whatever is not told is the project's default."""
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    given: dict[str, Any] = {} if args.scenes is None else {"scenes": args.scenes}
+    asked = {name: getattr(args, name) for name in ("scenes", "infusion_steps", "infusion_batches")}
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if args.smoke:  # the stages that have settings of their own, too
         given |= {field.name: 2 for field in fields(LanguageSettings) if field.name.endswith("_steps")}
         given["infusion_batches"] = 2
@@ -158,10 +160,11 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     for name in args.variants:
         variant, folder = VARIANTS[name], args.out / name
         asked = {"steps": list(args.steps), "seed": args.seed, "test_seed": args.test_seed}
+        asked |= {"infusion_steps": args.infusion_steps, "infusion_batches": args.infusion_batches}
         asked |= {"test_scenes": args.test_scenes, "questions": args.questions, "smoke": args.smoke}
         if (folder / RESULT).is_file():
             known = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-            if {key: known[key] for key in asked} != asked:
+            if {key: known.get(key) for key in asked} != asked:
                 raise SystemExit(f"{folder / RESULT} is of another run: give its arguments, or another --out")
             results.append(known)
             continue
@@ -191,6 +194,8 @@ def main() -> int:
     parser.add_argument("--steps", type=int, nargs=len(default), default=default, help="of each stage")
     parser.add_argument("--prepared", type=Path, help="folder of what all variants share")
     parser.add_argument("--scenes", type=int, help="per step; default: as `pixelrefer train`")
+    parser.add_argument("--infusion-steps", type=int, help="default: as `pixelrefer train`")
+    parser.add_argument("--infusion-batches", type=int, help="seen before them; default: as `pixelrefer train`")
     parser.add_argument(
         "--minutes", type=float, default=0.0, help="of each variant in this call; 0: to the end"
     )
