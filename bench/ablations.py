@@ -195,7 +195,7 @@ def main() -> int:
     parser.add_argument("--prepared", type=Path, help="folder of what all variants share")
     parser.add_argument("--scenes", type=int, help="per step; default: as `pixelrefer train`")
     parser.add_argument("--infusion-steps", type=int, help="default: as `pixelrefer train`")
-    parser.add_argument("--infusion-batches", type=int, help="seen before them; default: as `pixelrefer train`")
+    parser.add_argument("--infusion-batches", type=int, help="that are seen before; likewise")
     parser.add_argument(
         "--minutes", type=float, default=0.0, help="of each variant in this call; 0: to the end"
     )
