@@ -168,6 +168,21 @@ def test_who_looked_at_the_hidden_object_is_held_to_what_a_faultless_tracker_saw
     assert exam.mark(asked, answered(asked, "It was never hidden.", views)).right is False
 
 
+def test_times_that_are_true_of_the_frames_looked_at_are_right_however_short_the_gap(exam):
+    asked = hiding_question(exam)
+    first, *_, last = asked.draft.views
+    back = np.flatnonzero(exam.sight.gone(0))[-1]
+    before = max(view for view in asked.draft.views if view < back)
+    few = (first, before, last)  # of two steps none is twice the usual one
+    assert exam.truth(asked, few) is None
+    named = exam.truth(asked, few, plain=False)
+    assert f"{(before - first) / 10:.1f} s and {(last - first) / 10:.1f} s" in named.answer
+    assert exam.mark(asked, answered(asked, named.answer, few)).right is True
+    assert exam.mark(asked, answered(asked, "It was never hidden.", few)).right is False
+    elsewhere = named.answer.replace(f"{(before - first) / 10:.1f} s", f"{(last - first) / 10:.1f} s")
+    assert exam.mark(asked, answered(asked, elsewhere, few)).right is False
+
+
 class Robot:
     """The node as the examiner sees it: the scene goes on with every look, and answers come from a rule."""
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ import torch
 from pixelrefer_ros.training.checkpoints import new_network
 from pixelrefer_ros.training.question_bank import QuestionBank
 from pixelrefer_ros.training.reading import NewQuestions, ReadingBatches
-from pixelrefer_ros.training.world import OFFERED
+from pixelrefer_ros.training.world import OFFERED, SHAPES
+from pixelrefer_ros.training.world.vocabulary import ROUND_SHAPES
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,24 @@ def test_a_drawn_question_keeps_its_words_its_facts_and_its_times(batch, network
         assert torch.equal(drawn.facts[own].named, named)
         assert torch.equal(drawn.times[first : first + runs], times)
         first += runs
+
+
+def test_objects_are_turned_each_alike_in_all_of_its_frames_and_nothing_else_changes(batch):
+    bank = QuestionBank()
+    bank.add(batch)
+    drawn = bank.draw(np.random.default_rng(0), 3000)
+    turned = drawn.turned(np.random.default_rng(1))
+    assert turned.rows is drawn.rows and torch.equal(turned.facts.named, drawn.facts.named)
+    assert torch.equal(turned.facts.measured[:, :-1], drawn.facts.measured[:, :-1])
+    by = turned.facts.measured[:, -1] - drawn.facts.measured[:, -1]
+    round_ones = torch.tensor([shape in ROUND_SHAPES for shape in SHAPES])[drawn.facts.named[:, 0]]
+    assert not by[round_ones].any(), "a round shape has no angle"
+    starts = [*(drawn.times == 0).nonzero().flatten().tolist(), len(drawn.times)]
+    of_objects = [by[first:last] for first, last in pairwise(starts)]
+    # float32 of angles up to some twenty
+    assert all(torch.allclose(angles, angles[:1], atol=1e-5) for angles in of_objects)
+    moved = [float(angles[0]) for angles in of_objects if angles.any()]
+    assert len({round(angle, 3) for angle in moved}) == len(moved) > 5
 
 
 def test_a_bank_keeps_the_newest_of_a_kind_or_all(batch):

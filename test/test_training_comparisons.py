@@ -121,6 +121,28 @@ def test_a_motion_is_the_one_large_change_since_the_first_frame(last, motion):
     assert true.motion[1] == (-1 if motion is None else MOTIONS.index(motion))
 
 
+def test_turning_is_told_by_the_angle_before_and_the_angle_since():
+    angles = (0.5, 1.3, 1.1)
+    true = Comparisons.of(
+        facts(*[(0.5, 0.5, 0.2, 1.0, angle) for angle in angles], own=[[STAR, 0, 0]] * 3),
+        runs([0, 0, 0], [0.0, 0.4, 0.8]),
+    )
+    for place, (before, now) in enumerate(pairwise(angles), start=1):
+        wanted = [math.sin(before), math.cos(before), math.sin(2 * before), math.cos(2 * before)]
+        wanted += [math.cos(now - before), math.sin(now - before)]
+        # float32 of numbers near 1
+        assert true.turning[place].tolist() == pytest.approx(wanted, abs=1e-6)
+
+
+def test_of_pictures_no_turning_is_told():
+    heads = ComparisonHeads(8)
+    pictures = facts((0.2, 0.5, 0.1, 1.0, 0.0), (0.8, 0.4, 0.2, 1.0, 2.0))
+    heads(torch.randn(2, 8), pictures, runs([0, 0], [0.0, 0.0])).backward()
+    assert heads.turning.weight.grad is None
+    heads(torch.randn(2, 8), pictures, runs([0, 0], [0.0, 0.4])).backward()
+    assert heads.turning.weight.grad.abs().sum() > 0
+
+
 @pytest.mark.parametrize(
     ("times", "gaps"),
     [
@@ -152,7 +174,8 @@ def test_readings_of_the_truth_itself_learn_it():
     seen = facts(*[tuple(row) for row in measured.tolist()], own=own)
     true = Comparisons.of(seen, shown)
     motions = torch.nn.functional.one_hot(true.motion.clamp(min=0), len(MOTIONS)).float()
-    hidden = torch.cat([true.measured, true.same, true.ends, motions, true.gap[:, None]], dim=1)
+    told = (true.measured, true.same, true.ends, motions, true.gap[:, None], true.turning)
+    hidden = torch.cat(told, dim=1)
     heads = ComparisonHeads(hidden.shape[1])
     optimizer = torch.optim.Adam(heads.parameters(), lr=0.03)
     losses = []

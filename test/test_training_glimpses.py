@@ -59,3 +59,17 @@ def test_with_slivers_too_the_times_of_hiding_are_those_of_frames_with_nothing_b
         assert between.min() <= 2
         checked += 1
     assert checked >= 3
+
+
+def test_hiding_lies_late_in_some_videos_too_as_for_one_who_asks_what_has_just_happened():
+    long = SceneSettings(frames=64, size=(320, 240), objects=(1, 2), occlusion="full")
+    late = [
+        float(fact.value)
+        for seed in scene_seeds("val", 0, 40)
+        for sight, _, draft in scene_drafts(seed, 4, settings=long, kinds=("hidden_when",), glimpses=0.6)
+        for fact in draft.facts
+        if fact.slot == "hidden_from"
+    ]
+    assert len(late) >= 20
+    assert sum(start >= 1.0 for start in late) >= 0.1 * len(late)
+    assert sum(start < 0.6 for start in late) >= 0.2 * len(late)

@@ -220,7 +220,7 @@ def test_every_kind_is_asked_and_yes_and_no_are_balanced():
     counts: dict[str, int] = dict.fromkeys(KINDS, 0)
     yes: dict[str, int] = dict.fromkeys(KINDS, 0)
     rare = SceneSettings(frames=20, size=(320, 240), objects=(3, 6), occlusion="some")
-    for seed in scene_seeds("train", 8, 12):
+    for seed in scene_seeds("train", 8, 16):
         for chosen in (SMALL, rare):
             for example in scene_examples(seed, 20, settings=chosen):
                 counts[example.kind] += 1

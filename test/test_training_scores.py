@@ -49,7 +49,7 @@ def model_folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def examples():
     seeds = scene_seeds("val", 3, 5)
-    return [example for seed in seeds for example in scene_examples(seed, 6, settings=SMALL)]
+    return [example for seed in seeds for example in scene_examples(seed, 8, settings=SMALL)]
 
 
 def square(x: int, y: int, side: int, shape=(200, 200)) -> np.ndarray:

@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pixelrefer_ros.model import ChatTokenizer, PixelReferConfig
-from pixelrefer_ros.training.object_facts import Facts
+from pixelrefer_ros.training.object_facts import SHAPE, Facts
 from pixelrefer_ros.training.text_rows import TextRow, TextRows, text_row
-from pixelrefer_ros.training.world import Draft, Sight
+from pixelrefer_ros.training.world import SHAPES, TURNS, Draft, Sight
+
+_TURNS = torch.tensor([TURNS[shape] for shape in SHAPES])
 
 Look = tuple[Sight, int, int]
 """What can be seen of a scene, an object's number, and a frame's."""
@@ -58,6 +62,20 @@ class Asked:
             runs=[run for part in parts for run in part.runs],
             fused=torch.cat(fused) if len(fused) == len(parts) else None,
         )
+
+    def turned(self, rng: np.random.Generator) -> Asked:
+        """The same questions of objects that are turned, each of them alike in all of its frames.
+
+        Nothing is asked about an angle, so every answer stays right; and how far things turn from frame to
+        frame cannot be learned by heart. Views have to be of one object in one question each, as a
+        `QuestionBank` draws them, and of no pictures.
+        """
+        objects = (self.times == 0).cumsum(dim=0) - 1
+        by = torch.from_numpy(rng.uniform(0, 2 * math.pi, int(objects[-1]) + 1)).float()[objects]
+        views = torch.tensor(self.views)
+        measured = self.facts.measured.clone()
+        measured[views, -1] += by * _TURNS[self.facts.named[views, SHAPE]]
+        return replace(self, facts=replace(self.facts, measured=measured))
 
 
 def ask(

@@ -5,6 +5,10 @@ Which of two is larger, what moves, grows or turns, and what was hidden follows 
 says it in a word after all of them, and from such words little of it is learned. So the last token of an
 object tells how it differs from the prompt's first object or its own first frame, and from the one before, by
 linear readings of the third layer, which are left out of the checkpoint.
+
+Whether it turned takes more. A change of an angle is no difference of what tokens say: it takes the sine and
+cosine of both frames, and their products. Read by its size alone it was not found in thousands of steps; with
+the one before's own angle beside it (`Comparisons.turning`), which has to be carried over first, it was.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from pixelrefer_ros.training.world import GAP, NO_GAP, SHAPES, TURNS
 _SCALES = (0.1, 0.1, 0.25, 0.1, 0.1, 0.25, 0.3)
 """What matters of each measure: errors are multiples of it."""
 _ENDS = 6
+_TURNING = 6
 _MOTIONS = 8
 _SHIFT = (0.09, 0.12)  # shares of the frame, across and down, that count as moved
 _GROWTH = math.log(1.3)
@@ -44,6 +49,8 @@ class Comparisons:
         motion: (P,) int64: still, left, right, up, down, growing, shrinking, rotating; -1 if unclear.
         gap: (P,) float32, 1 where one of its frames so far is much later than the one before, 0 where none
             is; -1: that is unclear, or there are fewer than three.
+        turning: (P, 6) float32: sine and cosine of the angle in the frame before, and of twice that angle;
+            cosine and sine of the angle since then. All as of `Facts.measured`.
     """
 
     measured: Tensor
@@ -51,6 +58,7 @@ class Comparisons:
     ends: Tensor
     motion: Tensor
     gap: Tensor
+    turning: Tensor
 
     @classmethod
     def of(cls, facts: Facts, runs: Runs) -> Comparisons:
@@ -58,9 +66,12 @@ class Comparisons:
         x, y, diameter, _, angle = facts.measured.unbind(dim=1)
         placed = torch.stack([x, y, diameter.log()], dim=1)
         since, step = placed - placed[runs.first], placed - placed[runs.before]
-        turned = angle - angle[runs.before]
+        before = angle[runs.before]
+        change = angle - before
         times = torch.tensor([max(1, TURNS[shape]) for shape in SHAPES])[facts.named[:, 0]]
-        turned = torch.atan2(turned.sin(), turned.cos()).abs() / times
+        turned = torch.atan2(change.sin(), change.cos()).abs() / times
+        twice = 2 * before
+        turning = [before.sin(), before.cos(), twice.sin(), twice.cos(), change.cos(), change.sin()]
         own = facts.named[:, :OWN]
         towards = torch.stack([-x, x, -y, y, placed[:, 2], -placed[:, 2]], dim=1)
         ends = [
@@ -74,6 +85,7 @@ class Comparisons:
             ends=torch.stack(ends),
             motion=_motion(since, turned, runs),
             gap=torch.where(runs.filmed, torch.tensor(gaps), -1.0),
+            turning=torch.stack(turning, dim=1),
         )
 
 
@@ -89,6 +101,7 @@ class ComparisonHeads(nn.Module):
         self.gap = nn.Linear(width, 1)
         self.ends = nn.Linear(width, _ENDS)
         self.motion = nn.Linear(width, _MOTIONS)
+        self.turning = nn.Linear(width, _TURNING)
 
     def forward(self, late: Tensor, facts: Facts, runs: Runs) -> Tensor:
         """What they are taught by, a scalar; 0 where nothing is compared.
@@ -117,6 +130,9 @@ class ComparisonHeads(nn.Module):
         if several.any():
             lost = lost + F.binary_cross_entropy_with_logits(*chosen(self.same, true.same, several))
             lost = lost + F.binary_cross_entropy_with_logits(*chosen(self.ends, true.ends, several))
+        filmed = later & runs.filmed
+        if filmed.any():
+            lost = lost + F.mse_loss(*chosen(self.turning, true.turning, filmed))
         clear = later & (true.motion >= 0)
         if clear.any():
             lost = lost + _OF_MOTION * F.cross_entropy(*chosen(self.motion, true.motion, clear))

@@ -157,6 +157,7 @@ def teach_infusion(network: PixelReferNetwork, folder: Path, out: Path, settings
             imagined.add(new)
         parts = [bank.draw(rng, tokens) for bank, tokens in zip((seen, imagined), _TOKENS, strict=True)]
         if imagination is not None:
+            parts[1] = parts[1].turned(rng)
             parts[1] = replace(parts[1], fused=imagination(parts[1], rng))
         batch = Asked.joined(parts)
         result, off, named = losses(batch, noisy=True)

@@ -187,7 +187,8 @@ def teach_reading(network: PixelReferNetwork, folder: Path, out: Path, settings:
             new = batches(settings.reading_scenes)[loop.step // NEW_EVERY]
         if new is not None:
             bank.add(new)
-        batch = bank.draw(np.random.default_rng([settings.shown_by, 29, loop.step]), _TOKENS)
+        rng = np.random.default_rng([settings.shown_by, 29, loop.step])
+        batch = bank.draw(rng, _TOKENS).turned(rng)
         with mixed_precision(network.device, bf16=settings.bf16):
             result, off, named = losses(batch)
         bank.answered(batch.kinds, result.mistakes, result.lengths)

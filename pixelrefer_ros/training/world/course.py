@@ -71,8 +71,17 @@ def motion_of(sight: Sight, number: int, views: Sequence[int]) -> str | None:
     return None if motion == AWAY_AND_BACK else motion
 
 
-def hiding_of(sight: Sight, number: int, views: Sequence[int]) -> tuple[float, float] | str | None:
+def hiding_of(
+    sight: Sight, number: int, views: Sequence[int], *, plain: bool = True
+) -> tuple[float, float] | str | None:
     """When an object is hidden between the first and the last frame looked at.
+
+    Args:
+        sight: what can be seen.
+        number: of the object.
+        views: the frames looked at, in time order.
+        plain: only where a gap in their times shows it; otherwise wherever the object is hidden between two
+            of them.
 
     Returns:
         The last time it is seen before and the first time after, s from the first frame looked at; "never";
@@ -82,16 +91,13 @@ def hiding_of(sight: Sight, number: int, views: Sequence[int]) -> tuple[float, f
     seen, gone = sight.seen(number)[first : last + 1], sight.gone(number)[first : last + 1]
     if seen.all():
         return "never"
-    starts = np.flatnonzero(gone[1:] & ~gone[:-1]) + 1
-    if len(starts) != 1:
-        return None  # never wholly hidden, or more than once
+    starts = np.flatnonzero(gone[1:] & ~gone[:-1]) + 1 + first
+    if len(starts) != 1 or sight.gone(number)[list(views)].any():
+        return None  # never wholly hidden, or more than once, or it is looked at while it is
     steps = np.diff(views)
+    place = int(np.searchsorted(views, starts[0])) - 1
     usual = float(np.median(steps))
-    widest = int(steps.argmax())
-    before, after = views[widest], views[widest + 1]
-    if steps[widest] < GAP * usual or np.any(np.delete(steps, widest) > NO_GAP * usual):
+    if plain and (steps[place] < GAP * usual or np.any(np.delete(steps, place) > NO_GAP * usual)):
         return None
-    if not before - first <= starts[0] <= after - first:
-        return None
-    start_s, rate = first / sight.scene.rate_hz, sight.scene.rate_hz
-    return before / rate - start_s, after / rate - start_s
+    rate = sight.scene.rate_hz
+    return (views[place] - first) / rate, (views[place + 1] - first) / rate

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pixelrefer_ros.training.world.casting import SceneSettings, cast_scene
 from pixelrefer_ros.training.world.course import choose_views
@@ -29,6 +30,10 @@ GLIMPSES = 0.6
 
 _TRIES = 12
 _HIDDEN_FILMED = 0.8
+_JUST_BACK, _BACK_FRAMES = 0.5, 8
+"""Share of the videos of an object that is hidden for a while which end so many frames after it can be
+recognized again, at most, and look back as far as they may: as one who asks what has just happened. By chance
+hiding would lie early in nearly all that show it."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -159,13 +164,13 @@ def _drafts(
     video_views: tuple[int, int] = VIDEO_VIEWS,
     glimpses: float = 0.0,
 ) -> Iterator[tuple[str, Draft]]:
-    stretch = _stretch(rng, sight.scene.frames, video_views) if moments else None
+    filmed = _filmed(rng, sight) if moments else 0
+    stretch = _stretch(rng, sight, filmed, video_views) if moments else None
     pictures: Sequence[int] = range(sight.scene.frames)
     if moments:
         first, last, spread = stretch or (0, sight.scene.frames - 1, sight.scene.frames)
         shared = np.unique(np.linspace(first, last, spread).round().astype(int))
         pictures = sorted(int(i) for i in rng.choice(shared, min(moments, len(shared)), replace=False))
-    filmed = _filmed(rng, sight) if stretch else 0
     glimpsed = glimpses > 0 and bool(rng.random() < glimpses)
     weights = np.array([OFFERED[kind].weight for kind in kinds])
     asked: set[str] = set()
@@ -195,9 +200,10 @@ def _filmed(rng: np.random.Generator, sight: Sight) -> int:
 
 
 def _stretch(
-    rng: np.random.Generator, frames: int, video_views: tuple[int, int]
+    rng: np.random.Generator, sight: Sight, number: int, video_views: tuple[int, int]
 ) -> tuple[int, int, int] | None:
     """The first and last frame of a video, and how many to look at; None where the scene is too short."""
+    frames = sight.scene.frames
     count = int(rng.integers(video_views[0], video_views[1] + 1))
     longest = min(frames, LONGEST_WINDOW)
     shortest = max(count, int(np.ceil(MIN_WINDOW * longest)))
@@ -205,7 +211,20 @@ def _stretch(
         return None
     length = int(rng.integers(shortest, longest + 1))
     first = int(rng.integers(0, frames - length + 1))
-    return first, first + length - 1, count
+    last = first + length - 1
+    if rng.random() < _JUST_BACK and len(back := _just_back(sight, number)):
+        end = int(rng.choice(back))
+        begin = max(0, end - longest + 1)
+        if end - begin + 1 >= shortest and sight.seen(number)[begin]:
+            first, last = begin, end
+    return first, last, count
+
+
+def _just_back(sight: Sight, number: int) -> NDArray[np.intp]:
+    """The first frames in which an object can be recognized again; none if it is never hidden."""
+    gone = np.flatnonzero(sight.gone(number))
+    later = range(gone[-1] + 1, sight.scene.frames) if len(gone) else range(0)
+    return np.array([index for index in later if sight.recognizable(number, index)][:_BACK_FRAMES], np.intp)
 
 
 def _views(
@@ -219,7 +238,7 @@ def _views(
     glimpsed: bool,
 ) -> tuple[int, ...] | None:
     if wanted == "video":
-        stretch = stretch or _stretch(rng, sight.scene.frames, video_views)
+        stretch = stretch or _stretch(rng, sight, number, video_views)
         views = choose_views(sight, (number,), *stretch, glimpses=glimpsed) if stretch else None
         return views if views and sight.recognizable(number, views[-1]) else None
     if wanted == "hidden":

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from pixelrefer_ros.training.world.course import hiding_of, motion_of
+from pixelrefer_ros.training.world.course import motion_of
 from pixelrefer_ros.training.world.questions.about_one import PLACE_PHRASES
 from pixelrefer_ros.training.world.questions.draft import Asking, Draft, article
 from pixelrefer_ros.training.world.questions.over_time import MOTION_PHRASES, hiding_facts, times
@@ -55,7 +55,7 @@ def video_detail(asking: Asking) -> Draft | None:
     sight, number = asking.sight, asking.number
     place = sight.place(number, asking.newest)
     motion = motion_of(sight, number, asking.views)
-    hidden = hiding_of(sight, number, asking.views)
+    hidden = asking.hiding
     if place is None or motion is None or hidden is None:
         return None
     it = sight.scene.objects[number].combination

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pixelrefer_ros.training.world.course import hiding_of
 from pixelrefer_ros.training.world.facts import Fact, Facts
 from pixelrefer_ros.training.world.sight import Sight
 
@@ -48,12 +49,19 @@ class Asking:
         sight: what can be seen.
         number: the object in question.
         views: the frames to look at, in time order.
+        plain: see `hiding_of`.
     """
 
     rng: np.random.Generator
     sight: Sight
     number: int
     views: tuple[int, ...]
+    plain: bool = True
+
+    @property
+    def hiding(self) -> tuple[float, float] | str | None:
+        """When the object is hidden, see `hiding_of`."""
+        return hiding_of(self.sight, self.number, self.views, plain=self.plain)
 
     @property
     def newest(self) -> int:

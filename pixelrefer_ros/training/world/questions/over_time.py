@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from pixelrefer_ros.training.world.course import CHANGED, GAP, MOVED, NO_GAP, hiding_of, motion_of
+from pixelrefer_ros.training.world.course import CHANGED, GAP, MOVED, NO_GAP, motion_of
 from pixelrefer_ros.training.world.questions.about_one import PLACE_PHRASES
 from pixelrefer_ros.training.world.questions.draft import Asking, Draft
 from pixelrefer_ros.training.world.vocabulary import DIRECTIONS, MOTIONS
@@ -108,7 +108,7 @@ def is_motion(asking: Asking) -> Draft | None:
 
 def hidden_when(asking: Asking) -> Draft | None:
     """Between which of the times given it was hidden, or that it never was."""
-    hidden = hiding_of(asking.sight, asking.number, asking.views)
+    hidden = asking.hiding
     if hidden is None:
         return None
     if isinstance(hidden, str):
@@ -121,7 +121,7 @@ def hidden_when(asking: Asking) -> Draft | None:
 
 def hidden_ever(asking: Asking) -> Draft | None:
     """Whether it was hidden, or always visible."""
-    hidden = hiding_of(asking.sight, asking.number, asking.views)
+    hidden = asking.hiding
     if hidden is None or (hidden == "never" and asking.rng.random() < 0.65):
         return None
     wordings, true = (
@@ -149,7 +149,7 @@ def place_at(asking: Asking) -> Draft | None:
 def watched(asking: Asking) -> Draft | None:
     """A lesson: motions, when it was hidden, and where it was at each of the times."""
     motion = motion_of(asking.sight, asking.number, asking.views)
-    hidden = hiding_of(asking.sight, asking.number, asking.views)
+    hidden = asking.hiding
     items = []
     if motion is not None:
         does = MOTION_PHRASES[motion]
