@@ -89,7 +89,7 @@ def test_a_bank_keeps_the_newest_of_a_kind_or_all(batch):
     assert len(few) == sum(min(2, 3 * count) for count in Counter(batch.kinds).values())
     kind, newest = next((k, p) for p, k in reversed(list(enumerate(batch.kinds))))
     length = int(batch.rows.length[newest])
-    drawn = few.draw(np.random.default_rng(0), 3000)
+    drawn = few.draw(np.random.default_rng(0), 20_000)  # each of its kind comes up
     of_kind = [
         row[: int(n)].tolist()
         for row, n, k in zip(drawn.rows.ids, drawn.rows.length, drawn.kinds, strict=True)

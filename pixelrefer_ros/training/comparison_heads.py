@@ -34,6 +34,7 @@ _GROWTH = math.log(1.3)
 _TURN = 0.7  # rad
 _STILL = 0.4  # of what counts: less is none; in between it is not asked
 _OF_MOTION = 0.7
+_OF_TURNING = 3.0  # products of what two frames say are the last to be learned
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -132,7 +133,7 @@ class ComparisonHeads(nn.Module):
             lost = lost + F.binary_cross_entropy_with_logits(*chosen(self.ends, true.ends, several))
         filmed = later & runs.filmed
         if filmed.any():
-            lost = lost + F.mse_loss(*chosen(self.turning, true.turning, filmed))
+            lost = lost + _OF_TURNING * F.mse_loss(*chosen(self.turning, true.turning, filmed))
         clear = later & (true.motion >= 0)
         if clear.any():
             lost = lost + _OF_MOTION * F.cross_entropy(*chosen(self.motion, true.motion, clear))

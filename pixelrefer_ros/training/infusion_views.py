@@ -20,6 +20,7 @@ from pixelrefer_ros.model import (
 )
 from pixelrefer_ros.training import language_loss
 from pixelrefer_ros.training.asked import Asked, ask
+from pixelrefer_ros.training.films import FILMS
 from pixelrefer_ros.training.frames import own_patches
 from pixelrefer_ros.training.numbered_batches import NumberedBatches
 from pixelrefer_ros.training.object_facts import Facts
@@ -37,8 +38,6 @@ from pixelrefer_ros.training.world import (
 from pixelrefer_ros.types import RgbImage
 
 _STILL = SceneSettings(frames=1, objects=(2, 8))
-_VIDEOS = tuple(SceneSettings(frames=frames, size=(320, 240)) for frames in (32, 64))
-"""Many frames: small ones are quick to draw. In the longer ones the same motions are half as fast."""
 _OF_STILLS = tuple(kind for kind in OFFERED if OFFERED[kind].views != "video")
 _QUESTIONS = (26, 22)  # of a still, of a video
 _FEW_VIEWS = (2, 8)  # of every other video
@@ -89,7 +88,7 @@ def scene_questions(
     seed: int, *, filmed: bool, combinations: Literal["seen", "unseen"]
 ) -> list[tuple[Sight, str, Draft]]:
     """Questions of every kind that a still, or a video, offers; those about videos look at one object."""
-    settings = replace(_VIDEOS[seed // 2 % len(_VIDEOS)] if filmed else _STILL, combinations=combinations)
+    settings = replace(FILMS[seed // 2 % len(FILMS)] if filmed else _STILL, combinations=combinations)
     return list(
         scene_drafts(
             seed,

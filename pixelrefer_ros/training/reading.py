@@ -27,6 +27,7 @@ from pixelrefer_ros.model import PixelReferNetwork
 from pixelrefer_ros.training.asked import Asked, ask
 from pixelrefer_ros.training.checkpoints import tokenizer_of
 from pixelrefer_ros.training.data import loader
+from pixelrefer_ros.training.films import FILMS
 from pixelrefer_ros.training.language_loss import AnswerLoss, embedded_loss, place_tokens
 from pixelrefer_ros.training.language_settings import LanguageSettings
 from pixelrefer_ros.training.loop import Loop
@@ -43,7 +44,6 @@ from pixelrefer_ros.training.world import (
     OFFERED,
     VIDEO_VIEWS,
     Draft,
-    SceneSettings,
     Sight,
     Split,
     scene_drafts,
@@ -55,9 +55,7 @@ QUESTIONS = 12
 WATCHED = (24, 12)
 """Validation scenes: pictures and videos."""
 
-_VIDEOS = tuple(SceneSettings(frames=frames, size=(320, 240)) for frames in (32, 64))
-"""Measured from masks: small ones are quick. In the longer ones the same motions are half as fast."""
-_STILL = replace(_VIDEOS[0], frames=1, objects=(3, 8))
+_STILL = replace(FILMS[0], frames=1, objects=(3, 8))  # nothing is drawn: masks are measured
 _OF_VIDEOS = tuple(kind for kind in OFFERED if OFFERED[kind].views == "video")
 _OF_STILLS = tuple(kind for kind in OFFERED if OFFERED[kind].views != "video")
 _FEW_VIEWS = (2, 8)  # of every other video: few frames say as much of a motion, and cost less
@@ -87,7 +85,7 @@ class ReadingBatches(NumberedBatches[Asked, tuple[int, int]]):
             drafts += scene_drafts(
                 self._scene(rng),
                 QUESTIONS,
-                settings=_VIDEOS[int(rng.integers(len(_VIDEOS)))] if filmed else _STILL,
+                settings=FILMS[int(rng.integers(len(FILMS)))] if filmed else _STILL,
                 kinds=_OF_VIDEOS if filmed else _OF_STILLS,
                 video_views=VIDEO_VIEWS if place % 2 else _FEW_VIEWS,
                 glimpses=GLIMPSES if filmed else 0.0,
