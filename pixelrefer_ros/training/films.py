@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which videos of the shapes world teach PixelRefer-Lite about motion and time.
 
-Drawn as they come, few show something that turns, and few a time of hiding late in what is looked at. Both are
-hard to learn: half of the videos are drawn for them.
+Drawn as they come, few show something that turns, and few a time of hiding late in what is looked at. Both
+are hard to learn: half of the videos are drawn for them.
 """
 
 from __future__ import annotations
