@@ -24,4 +24,7 @@ def packages() -> list[str]:
     return found
 
 
-setup(version=VERSION, packages=packages(), package_dir=ROOMS)
+# The small trained models lie beside the package too; folders of files, no code.
+MODELS = {"pixelrefer_ros.models": "models"}
+
+setup(version=VERSION, packages=[*packages(), *MODELS], package_dir=ROOMS | MODELS)

@@ -201,10 +201,11 @@ def _is_shipped(name: str) -> bool:
 
 
 def _shipped_folders() -> list[Path]:
-    """Where ``models/`` may lie: beside the package in a checkout, in ``share`` where colcon installed it."""
+    """Where ``models/`` may lie: beside the package in a checkout, in it or in ``share`` once installed."""
     prefixes = [prefix for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
     return [
         Path(__file__).parent.parent / "models",
+        Path(__file__).parent / "models",  # by pip
         *(Path(prefix) / "share" / "pixelrefer_ros" / "models" for prefix in prefixes),
     ]
 

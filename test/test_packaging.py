@@ -135,10 +135,10 @@ def test_every_requirement_is_pinned_and_pip_gets_all_of_the_core() -> None:
     }
 
 
-def test_a_wheel_holds_every_module_and_the_command(tmp_path: Path) -> None:
+def test_a_wheel_holds_every_module_the_trained_models_and_the_command(tmp_path: Path) -> None:
     source = tmp_path / "source"
     skipped = shutil.ignore_patterns("__pycache__", "built")
-    for room in (PACKAGE.name, *ROOMS_BESIDE):
+    for room in (PACKAGE.name, *ROOMS_BESIDE, "models"):
         shutil.copytree(ROOT / room, source / room, ignore=skipped)
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -152,6 +152,8 @@ def test_a_wheel_holds_every_module_and_the_command(tmp_path: Path) -> None:
         (entry,) = [name for name in held if name.endswith("entry_points.txt")]
         assert "pixelrefer = pixelrefer_ros.cli:main" in archive.read(entry).decode()
     data = [path for room in ROOMS_BESIDE for path in (ROOT / room).rglob("*.yaml")]
+    for kind in ("*.safetensors", "*.json", "README.md"):
+        data += (ROOT / "models").glob(f"*/{kind}")
     lying = {path.relative_to(ROOT) for path in [*SOURCES, *data]}
     expected = {str(path if path.parts[0] == PACKAGE.name else PACKAGE.name / path) for path in lying}
     assert expected - held == set()
