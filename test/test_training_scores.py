@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pixelrefer_ros.errors import ParameterError
+from pixelrefer_ros.errors import CheckpointError, ParameterError
 from pixelrefer_ros.model import PixelReferLite, write_tiny_checkpoint
 from pixelrefer_ros.tracking import StaticTracker, write_tiny_sam2
 from pixelrefer_ros.training import evaluate
@@ -186,6 +186,17 @@ def arguments(*given: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     evaluate.add_arguments(parser)
     return parser.parse_args(["shapes", *given])
+
+
+def test_shipped_models_are_named_as_everywhere_else(monkeypatch):
+    given = {}
+    monkeypatch.setattr(evaluate, "evaluate_shapes", lambda *paths, **_: given.update(paths=paths) or {})
+    monkeypatch.setattr(evaluate, "table", lambda _: [])
+    evaluate.run(arguments("--model", "pixelrefer-shapes", "--tracker-model", "sam2-shapes"))
+    assert [path.name for path in given["paths"]] == ["pixelrefer-shapes", "sam2-shapes"]
+    assert all((path / "model.safetensors").is_file() for path in given["paths"])
+    with pytest.raises(CheckpointError, match="'no-such-model' does not exist; give a folder, a hub id"):
+        evaluate.run(arguments("--model", "no-such-model"))
 
 
 def test_evaluate_prints_and_writes_every_row(model_folder, tmp_path, capsys):

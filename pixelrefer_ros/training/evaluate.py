@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from pixelrefer_ros.model_source import resolve_model, resolve_tracker
 from pixelrefer_ros.training.world import Example, SceneSettings, Split, scene_examples, scene_seeds
 
 GOALS: dict[str, tuple[float | None, float | None]] = {
@@ -39,9 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's arguments."""
     parser.add_argument("world", choices=("shapes",), help="what to score on")
     parser.add_argument(
-        "--model", help="PixelRefer-Lite: a folder or hub id; without it no answers are scored"
+        "--model", help="PixelRefer-Lite: a folder, hub id or shipped model; without it no answers are scored"
     )
-    parser.add_argument("--tracker-model", help="SAM 2: a folder or hub id; without it no masks are scored")
+    parser.add_argument("--tracker-model", help="SAM 2: likewise; without it no masks are scored")
     parser.add_argument("--seed", type=int, default=0, help="which scenes")
     parser.add_argument(
         "--scenes", type=int, default=50, help="scenes of seen, and as many of unseen combinations"
@@ -64,8 +65,8 @@ def run(args: argparse.Namespace) -> int:
     """
     _check(args)
     report = evaluate_shapes(
-        args.model,
-        args.tracker_model,
+        None if args.model is None else resolve_model(args.model),
+        None if args.tracker_model is None else resolve_tracker(args.tracker_model),
         seed=args.seed,
         scenes=args.scenes,
         questions=args.questions,
