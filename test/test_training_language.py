@@ -40,7 +40,7 @@ def test_a_batch_is_the_same_whoever_draws_it(micro_batches):
     one, again, other = micro_batches[3], micro_batches[3], micro_batches[4]
     assert torch.equal(one.rows.ids, again.rows.ids)
     assert all((a.image == b.image).all() for a, b in zip(one.crops, again.crops, strict=True))
-    assert one.rows.ids.shape != other.rows.ids.shape or not torch.equal(one.rows.ids, other.ids)
+    assert one.rows.ids.shape != other.rows.ids.shape or not torch.equal(one.rows.ids, other.rows.ids)
 
 
 def test_labels_are_the_answers_and_their_end(micro_folder, micro_batches):
