@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "demo"))
 from exam import PLAN
 from scenes import SHAPES
 
-from pixelrefer_ros.model_source import SHIPPED_MODEL, SHIPPED_TRACKER, TINY_RANDOM, embedded_models
+from pixelrefer_ros.model_source import TINY_RANDOM
 from pixelrefer_ros.offline import read_frames
 from pixelrefer_ros.training.world import KINDS, Renderer, cast_scene, parse
 
@@ -42,10 +42,6 @@ def run_demo(out: Path, *options: str) -> tuple[list[dict], str]:
     return [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()], done.stdout
 
 
-@pytest.mark.skipif(
-    TINY_RANDOM in embedded_models(),
-    reason=f"models/ holds no trained weights with their cards yet: {SHIPPED_MODEL}, {SHIPPED_TRACKER}",
-)
 @pytest.mark.timeout(600)
 def test_nine_of_ten_answers_about_streamed_scenes_are_right(tmp_path):
     right = asked = 0
