@@ -161,13 +161,16 @@ def lines(results: Sequence[Result]) -> Iterator[str]:
         ("infusion_steps", "of infusion"),
     )
     before = "".join(f"{recipe[name]} steps {what}, " for name, what in stages if recipe.get(name))
+    both = f"{' + '.join(map(str, recipe['steps']))} steps of {recipe['scenes']} scenes, "
     yield (
         f"The model of [training](training.md) trained from nothing, {before}"
-        f"{' + '.join(map(str, recipe['steps']))} steps of {recipe['scenes']} scenes, "
-        f"once per row with seed {recipe['seed']}; then "
+        f"{both if any(recipe['steps']) else ''}once per row with seed {recipe['seed']}; then "
         f"{first['test_scenes']} test scenes with up to {first['questions']} questions each. Exact answers, "
         "%; of descriptions the true facts that are stated, %. Small regions have fewer than 2000 pixels."
     )
+    if first.get("history"):
+        yield ""
+        yield f"What all rows share, which is all before infusion: {first['history']}."
     yield ""
     yield f"| | parameters | {' | '.join(m.title for m in MEASURES)} |"
     yield "|---" * (len(MEASURES) + 2) + "|"

@@ -7,9 +7,10 @@ trains every variant of Tables 7, 8 and 9 with the project's own training, score
 split, and, once all are done, writes ``docs/ablations.md`` with its plot. It goes on where it was stopped;
 what is done is not done again. ``--minutes`` bounds each variant in each call. What no variant changes, that
 the vision encoder can see and the language model can read, can be learned once: ``--prepared`` takes it from
-the folder of ``pixelrefer train language --infusion-steps 0 --steps 0 0``. Two calls with other variants may
-run side by side; the last one, with all, writes the page. ``--smoke`` shows that everything runs, in a model
-far too small to learn anything, and writes into ``--out`` only.
+the folder of ``pixelrefer train language --infusion-steps 0 --steps 0 0``, and how it was learned from the
+recipe there. Two calls with other variants may run side by side; the last one, with all, writes the page and
+``bench/results/ablations.json``. ``--smoke`` shows that everything runs, in a model far too small to learn
+anything, and writes into ``--out`` only.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,11 @@ import torch
 from ablation_report import write_report
 from ablation_variants import VARIANTS, Variant
 
-from pixelrefer_ros.model import PixelReferLite, PixelReferNetwork, TimedTokens
+from pixelrefer_ros.model import TOKENIZER_FILES, PixelReferLite, PixelReferNetwork, TimedTokens
 from pixelrefer_ros.training import language_loss, reading
 from pixelrefer_ros.training.checkpoints import (
+    CONFIG,
     Sizes,
-    new_checkpoint,
     parameter_count,
     tokenizer_of,
     trainable_network,
@@ -50,6 +51,10 @@ from pixelrefer_ros.training.scoring.answers import answered
 from pixelrefer_ros.training.world import Example, scene_examples, scene_seeds
 
 RESULT = "result.json"
+SHARED = ("attribute_", "frame_", "side_", "reading_")
+"""What the settings begin with of stages that all variants share."""
+HISTORY = "history"
+"""In a recipe: how it really was learned, where no one command did."""
 SMALL_PX = 2000
 """Fig. 12: regions of fewer pixels are small."""
 
@@ -65,12 +70,21 @@ def train(folder: Path, variant: Variant, settings: LanguageSettings, prepared: 
         progress = read_progress(prepared / TRAINING)
         if progress is None or progress["stage"] != reading.STAGE or progress["step"] < progress["steps"]:
             raise SystemExit(f"{prepared} has not just ended the stages that all variants share: {progress}")
-        new_checkpoint(folder, settings.sizes, seed=settings.seed)
-        (folder / TRAINING).mkdir()
+        begin_like(prepared, folder, settings.sizes)
         for name in (STATE, PROGRESS, SIGNS, SIDES, COMPARISONS):
             shutil.copy(prepared / TRAINING / name, folder / TRAINING)
     with variant.in_place():
         return train_language(folder, settings)
+
+
+def begin_like(prepared: Path, folder: Path, sizes: Sizes) -> None:
+    """A folder for a variant's run: its words are those that the prepared language model has learned."""
+    (folder / TRAINING).mkdir(parents=True)
+    for file in map(prepared.joinpath, TOKENIZER_FILES):
+        if file.is_file():
+            shutil.copy(file, folder)
+    config = json.loads((prepared / CONFIG).read_text(encoding="utf-8")) | {"mask_num": sizes.mask_num}
+    (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
 def score(folder: Path, variant: Variant, *, seed: int, scenes: int, questions: int) -> dict[str, Any]:
@@ -114,11 +128,29 @@ def looks(
         yield example, [[TimedTokens(tokens[next(views)], t) for t in example.times_s] for _ in example.masks]
 
 
+def prepared_recipe(prepared: Path | None) -> dict[str, Any]:
+    """How what all variants share was learned; empty if each learns it."""
+    if prepared is None:
+        return {}
+    file = prepared / RECIPE
+    try:
+        recipe: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{file} has to say how {prepared} was trained: {error}") from error
+    return recipe
+
+
 def settings_of(args: argparse.Namespace, variant: Variant) -> LanguageSettings:
     """One training run; whatever is not told is the project's default."""
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     asked = {name: getattr(args, name) for name in ("scenes", "infusion_steps", "infusion_batches")}
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    recipe = prepared_recipe(args.prepared)
+    given |= {
+        field.name: tuple(value) if isinstance(value, list) else value
+        for field in fields(LanguageSettings)
+        if field.name.startswith(SHARED) and (value := recipe.get(field.name)) is not None
+    }
     if args.smoke:  # the stages that have settings of their own, too
         given |= {field.name: 2 for field in fields(LanguageSettings) if field.name.endswith("_steps")}
         given["infusion_batches"] = 2
@@ -128,7 +160,7 @@ def settings_of(args: argparse.Namespace, variant: Variant) -> LanguageSettings:
         sizes=variant.sizes(_SMOKE if args.smoke else Sizes()),
         workers=args.workers,
         device=device,
-        bf16=device == "cuda",
+        bf16=args.bf16 or device == "cuda",
         minutes=args.minutes,
         validate_every=0,  # the last weights, in every variant
         **given,
@@ -178,6 +210,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
         )
         result = {"variant": name, "title": variant.title} | asked | scored
         result |= {"recipe": json.loads((folder / RECIPE).read_text(encoding="utf-8"))}
+        result |= {HISTORY: prepared_recipe(args.prepared).get(HISTORY)}
         result |= {"command": shlex.join(["python", "bench/ablations.py", *sys.argv[1:]]), "commit": commit()}
         result |= {"machine": machine(settings.device), "seconds": round(time.monotonic() - started, 1)}
         (folder / RESULT).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -185,8 +218,8 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     return results
 
 
-def main() -> int:
-    """Trains, scores, reports."""
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """What the command line says, or the list given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="a folder per variant")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
@@ -206,12 +239,20 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--threads", type=int, help="on a CPU")
     parser.add_argument("--device", choices=("cpu", "cuda"))
+    parser.add_argument("--bf16", action="store_true", help="train in bfloat16; on a GPU it always does")
     parser.add_argument("--docs", type=Path, default=_ROOT / "docs", help="where the report goes")
+    parser.add_argument("--json", type=Path, default=_ROOT / "bench/results/ablations.json", help="numbers")
     parser.add_argument("--smoke", action="store_true", help="a few steps of a tiny model")
-    args = parser.parse_args()
+    args = parser.parse_args(given)
     if args.smoke:
         args.steps, args.scenes, args.workers = tuple(2 for _ in args.steps), 1, 0
-        args.test_scenes, args.docs = 2, args.out
+        args.test_scenes, args.docs, args.json = 2, args.out, args.out / "ablations.json"
+    return args
+
+
+def main() -> int:
+    """Trains, scores, reports."""
+    args = arguments()
     if args.threads:
         torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -219,7 +260,8 @@ def main() -> int:
     if len(results) < len(args.variants):
         print(f"{len(results)} of {len(args.variants)} variants are done: no report yet")
     else:
-        print(f"written: {write_report(results, args.docs)}")
+        args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        print(f"written: {write_report(results, args.docs)}, {args.json}")
     return 0
 
 

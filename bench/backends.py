@@ -279,8 +279,8 @@ def surroundings(before: float) -> dict[str, str]:
     )
     return {
         "commit": commit.stdout.strip(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, others used it too: load {before:.1f} at "
-        f"the start and {os.getloadavg()[0]:.1f} at the end",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load average {before:.1f} at the start "
+        f"and {os.getloadavg()[0]:.1f} at the end",
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}, "
         f"onnxruntime {onnxruntime.__version__}",
     }

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -17,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 
 from ablation_report import CLAIMS, MEASURES, Measured, gap_verdict, lines, plot, verdict
 from ablation_variants import FULL, TOKEN_NUMBERS, VARIANTS, of_tokens
-from ablations import train
+from ablations import arguments, begin_like, settings_of, train
 
 from pixelrefer_ros.training import language_loss
 from pixelrefer_ros.training.checkpoints import Sizes, new_checkpoint, new_network, tokenizer_of
@@ -208,6 +209,26 @@ def test_what_variants_share_is_learned_once(tmp_path):
         assert torch.equal(written, value.half())
     with pytest.raises(SystemExit, match="has not just ended the stages that all variants share"):
         train(tmp_path / "other", VARIANTS[FULL], learned, tmp_path / "nothing")
+
+
+def test_a_variant_goes_on_from_the_words_that_are_prepared(tmp_path):
+    prepared = tmp_path / "prepared"
+    new_checkpoint(prepared, replace(SIZES, vocabulary=400), seed=3)
+    begin_like(prepared, tmp_path / "own", replace(SIZES, mask_num=16))
+    assert (tmp_path / "own/tokenizer.json").read_bytes() == (prepared / "tokenizer.json").read_bytes()
+    one, other = (json.loads((folder / "config.json").read_text()) for folder in (prepared, tmp_path / "own"))
+    assert other == one | {"mask_num": 16}
+
+
+def test_the_settings_of_what_is_shared_are_those_it_was_prepared_with(tmp_path):
+    args = arguments(["--out", str(tmp_path), "--prepared", str(tmp_path), "--infusion-steps", "12"])
+    with pytest.raises(SystemExit, match=r"recipe\.json has to say how .* was trained"):
+        settings_of(args, VARIANTS[FULL])
+    recipe = {"side_steps": 8350, "reading_scenes": [3, 1], "infusion_steps": 5, "steps": [7, 7]}
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    settings = settings_of(args, VARIANTS[FULL])
+    assert (settings.side_steps, settings.reading_scenes) == (8350, (3, 1))
+    assert settings.infusion_steps == 12 and settings.steps == LanguageSettings().steps
 
 
 @pytest.mark.slow
