@@ -225,6 +225,10 @@ def _limits() -> Iterator[str]:
         "sees the image."
     )
     yield "- Vision encoder and language model are small and trained from nothing, not taken from large ones."
+    yield (
+        "- A step of infusion holds as many positions in every row, so with more object tokens fewer "
+        "questions; and the language model that all rows begin with has read eight tokens for each region."
+    )
     yield "- The scale of a crop follows from the number of tokens, so fewer tokens also see a coarser crop."
     yield "- Mask pooling is the mean of the whole frame's features under the mask: one token, no crop."
     yield "- Without expansion the local context, too, is cut at the object's box."

@@ -167,6 +167,12 @@ def settings_of(args: argparse.Namespace, variant: Variant) -> LanguageSettings:
     )
 
 
+def command(args: argparse.Namespace) -> str:
+    """That was given, with names for the folders that are of this machine alone."""
+    named = {str(args.out): "OUT", str(args.prepared): "PREPARED"}
+    return shlex.join(["python", "bench/ablations.py", *(named.get(given, given) for given in sys.argv[1:])])
+
+
 def machine(device: str) -> dict[str, Any]:
     """What it ran on."""
     name = torch.cuda.get_device_name() if device == "cuda" else _processor()
@@ -211,7 +217,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
         result = {"variant": name, "title": variant.title} | asked | scored
         result |= {"recipe": json.loads((folder / RECIPE).read_text(encoding="utf-8"))}
         result |= {HISTORY: prepared_recipe(args.prepared).get(HISTORY)}
-        result |= {"command": shlex.join(["python", "bench/ablations.py", *sys.argv[1:]]), "commit": commit()}
+        result |= {"command": command(args), "commit": commit()}
         result |= {"machine": machine(settings.device), "seconds": round(time.monotonic() - started, 1)}
         (folder / RESULT).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         results.append(result)
