@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from ablation_report import write_report
 from ablation_variants import VARIANTS, Variant
+from safetensors.torch import load_file, save_file
 
 from pixelrefer_ros.model import TOKENIZER_FILES, PixelReferLite, PixelReferNetwork, TimedTokens
 from pixelrefer_ros.training import language_loss, reading
@@ -48,6 +49,7 @@ from pixelrefer_ros.training.loop import PROGRESS, STATE, read_progress
 from pixelrefer_ros.training.readings import COMPARISONS, SIDES, SIGNS
 from pixelrefer_ros.training.scoring import AnswerScores, RowScore
 from pixelrefer_ros.training.scoring.answers import answered
+from pixelrefer_ros.training.side_heads import SideHeads
 from pixelrefer_ros.training.world import Example, scene_examples, scene_seeds
 
 RESULT = "result.json"
@@ -73,6 +75,8 @@ def train(folder: Path, variant: Variant, settings: LanguageSettings, prepared: 
         begin_like(prepared, folder, settings.sizes)
         for name in (STATE, PROGRESS, SIGNS, SIDES, COMPARISONS):
             shutil.copy(prepared / TRAINING / name, folder / TRAINING)
+        read_all_sides(folder / TRAINING / SIDES, settings.sizes.mask_num)
+        read_all_sides(folder / TRAINING / STATE, settings.sizes.mask_num, prefix="weights/sides.")
     with variant.in_place():
         return train_language(folder, settings)
 
@@ -85,6 +89,16 @@ def begin_like(prepared: Path, folder: Path, sizes: Sizes) -> None:
             shutil.copy(file, folder)
     config = json.loads((prepared / CONFIG).read_text(encoding="utf-8")) | {"mask_num": sizes.mask_num}
     (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
+
+def read_all_sides(file: Path, count: int, prefix: str = "") -> None:
+    """Where ``count`` tokens are fewer than sides, each tells of several, by readings that begin alike."""
+    values = load_file(file)
+    first = f"{prefix}words.0."
+    for name in [name for name in values if name.startswith(first)]:
+        for place in range(1, len(SideHeads(1, count).words)):
+            values[f"{prefix}words.{place}.{name.removeprefix(first)}"] = values[name].clone()
+    save_file(values, file)
 
 
 def score(folder: Path, variant: Variant, *, seed: int, scenes: int, questions: int) -> dict[str, Any]:
@@ -167,10 +181,16 @@ def settings_of(args: argparse.Namespace, variant: Variant) -> LanguageSettings:
     )
 
 
-def command(args: argparse.Namespace) -> str:
-    """That was given, with names for the folders that are of this machine alone."""
+def command(given: Sequence[str], args: argparse.Namespace) -> str:
+    """What makes all variants: with no folders of this machine, and none of the variants alone."""
     named = {str(args.out): "OUT", str(args.prepared): "PREPARED"}
-    return shlex.join(["python", "bench/ablations.py", *(named.get(given, given) for given in sys.argv[1:])])
+    words = [named.get(word, word) for word in given]
+    if "--variants" in words:
+        first = words.index("--variants")
+        while len(words) > first + 1 and words[first + 1] in VARIANTS:
+            del words[first + 1]
+        del words[first]
+    return shlex.join(["python", "bench/ablations.py", *words])
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -217,7 +237,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
         result = {"variant": name, "title": variant.title} | asked | scored
         result |= {"recipe": json.loads((folder / RECIPE).read_text(encoding="utf-8"))}
         result |= {HISTORY: prepared_recipe(args.prepared).get(HISTORY)}
-        result |= {"command": command(args), "commit": commit()}
+        result |= {"command": command(sys.argv[1:], args), "commit": commit()}
         result |= {"machine": machine(settings.device), "seconds": round(time.monotonic() - started, 1)}
         (folder / RESULT).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         results.append(result)

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 
 from ablation_report import CLAIMS, MEASURES, Measured, gap_verdict, lines, plot, verdict
 from ablation_variants import FULL, TOKEN_NUMBERS, VARIANTS, of_tokens
-from ablations import arguments, begin_like, settings_of, train
+from ablations import arguments, begin_like, command, settings_of, train
 
 from pixelrefer_ros.training import language_loss
 from pixelrefer_ros.training.checkpoints import Sizes, new_checkpoint, new_network, tokenizer_of
@@ -199,6 +199,7 @@ def test_what_variants_share_is_learned_once(tmp_path):
         validate_every=0,
     )
     assert train_language(tmp_path / "prepared", learned)
+    learned = replace(learned, infusion_steps=1)
     assert train(tmp_path / "none", VARIANTS["no-infusion"], learned, tmp_path / "prepared")
     state = load_file(tmp_path / "prepared/training/state.safetensors")
     own = load_file(tmp_path / "none/model.safetensors")
@@ -207,6 +208,8 @@ def test_what_variants_share_is_learned_once(tmp_path):
     for name, value in encoder.items():
         written = own[name.replace("weights/vision.", "model.vision_encoder.vision_encoder.")]
         assert torch.equal(written, value.half())
+    single = VARIANTS[of_tokens(1)]  # which tells of all sides
+    assert train(tmp_path / "one", single, replace(learned, sizes=single.sizes(SIZES)), tmp_path / "prepared")
     with pytest.raises(SystemExit, match="has not just ended the stages that all variants share"):
         train(tmp_path / "other", VARIANTS[FULL], learned, tmp_path / "nothing")
 
@@ -229,6 +232,12 @@ def test_the_settings_of_what_is_shared_are_those_it_was_prepared_with(tmp_path)
     settings = settings_of(args, VARIANTS[FULL])
     assert (settings.side_steps, settings.reading_scenes) == (8350, (3, 1))
     assert settings.infusion_steps == 12 and settings.steps == LanguageSettings().steps
+
+
+def test_the_command_that_is_told_makes_all_variants_on_any_machine():
+    given = ["--variants", FULL, "no-local", "--out", "/a/b", "--prepared", "/c", "--seed", "3"]
+    told = command(given, arguments(given))
+    assert told == "python bench/ablations.py --out OUT --prepared PREPARED --seed 3"
 
 
 @pytest.mark.slow
