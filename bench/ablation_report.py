@@ -56,6 +56,7 @@ class Measure:
 
 
 CATEGORY = Measure("category", ("category",))
+NEIGHBOURS = Measure("neighbours", ("relation",))
 SMALL, LARGE = (Measure(f"{size} regions", (f"category, {size}",)) for size in ("small", "large"))
 PICTURE = Measure("picture description", ("describe_detail",), recall=True)
 VIDEO = Measure("video description", ("describe_video",), recall=True)
@@ -64,7 +65,9 @@ MEASURES = (
     SMALL,
     LARGE,
     Measure("attributes", ("attributes",)),
-    Measure("place, relation, comparison", ("place", "relation", "comparison")),
+    Measure("place", ("place",)),
+    NEIGHBOURS,
+    Measure("comparison", ("comparison",)),
     Measure("motion and time", ("time",)),
     PICTURE,
     VIDEO,
@@ -102,11 +105,23 @@ def verdict(worse: Measured | None, better: Measured | None) -> str:
     """What our two shares say of a claim; differences within the noise say nothing."""
     if worse is None or better is None:
         return "not measured"
-    difference = better.share - worse.share
-    error = math.sqrt(worse.variance + better.variance)
-    if abs(difference) <= NOISE * error:
-        return f"too close to tell ({100 * difference:+.1f})"
-    return f"{'as' if difference > 0 else 'NOT as'} in the paper ({100 * difference:+.1f})"
+    points = f"({100 * (better.share - worse.share):+.1f})"
+    if too_close(worse, better):
+        return f"too close to tell {points}"
+    return f"{'as' if better.share > worse.share else 'NOT as'} in the paper {points}"
+
+
+def too_close(one: Measured, other: Measured) -> bool:
+    """Whether their difference is within the noise."""
+    return abs(one.share - other.share) <= NOISE * math.sqrt(one.variance + other.variance)
+
+
+def change(worse: Measured | None, better: Measured | None) -> str:
+    """The difference of our two shares, where the paper has none."""
+    if worse is None or better is None:
+        return "not measured"
+    points = f"{100 * (better.share - worse.share):+.1f}"
+    return f"too close to tell ({points})" if too_close(worse, better) else points
 
 
 def gap_verdict(results: dict[str, Result]) -> str | None:
@@ -186,8 +201,11 @@ def lines(results: Sequence[Result]) -> Iterator[str]:
     yield from _limits()
     yield "## How it was run"
     yield ""
-    for command, commit, machine in sorted({_origin(result) for result in results}):
-        yield f"- `{command}`, commit {commit}, on {machine}"
+    commits: dict[tuple[str, str], set[str]] = {}
+    for result in results:
+        commits.setdefault(_origin(result), set()).add(result["commit"])
+    for (command, machine), those in sorted(commits.items()):
+        yield f"- `{command}`, commit {' and '.join(sorted(those))}, on {machine}"
 
 
 def _claims(results: dict[str, Result]) -> Iterator[str]:
@@ -199,8 +217,9 @@ def _claims(results: dict[str, Result]) -> Iterator[str]:
         "(LVIS or PACO, DLC-Bench, HC-STVG): only directions compare."
     )
     yield ""
-    yield f"| table | pair | {' | '.join(f'{m.title}: paper, here' for m in PLOTTED)} |"
-    yield "|---" * (len(PLOTTED) + 2) + "|"
+    heads = [*(f"{measure.title}: paper, here" for measure in PLOTTED), f"{NEIGHBOURS.title}: here"]
+    yield f"| table | pair | {' | '.join(heads)} |"
+    yield "|---" * (len(heads) + 2) + "|"
     for claim in CLAIMS:
         if not {claim.worse, claim.better} <= set(results):
             continue
@@ -209,6 +228,7 @@ def _claims(results: dict[str, Result]) -> Iterator[str]:
             f"{points:+.1f}, {verdict(measure.of(worse), measure.of(better))}"
             for measure, points in zip(PLOTTED, claim.paper, strict=True)
         ]
+        cells.append(change(NEIGHBOURS.of(worse), NEIGHBOURS.of(better)))
         yield f"| {claim.table} | {worse['title']} < {better['title']} | {' | '.join(cells)} |"
     yield ""
     gap = gap_verdict(results)
@@ -241,13 +261,10 @@ def _cell(measured: Measured | None) -> str:
     return f"{100 * measured.share:.1f} ± {100 * math.sqrt(measured.variance):.1f}"
 
 
-def _origin(result: Result) -> tuple[str, str, str]:
+def _origin(result: Result) -> tuple[str, str]:
     machine = result["machine"]
-    return (
-        result["command"],
-        result["commit"],
-        f"{machine['device']} ({machine['threads']} threads, torch {machine['torch']})",
-    )
+    threads = f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}"
+    return result["command"], f"{machine['device']} ({threads}, torch {machine['torch']})"
 
 
 _ROW, _BAR, _LEFT, _WIDE, _TOP = 54, 14, 230, 420, 40

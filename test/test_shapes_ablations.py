@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 
-from ablation_report import CLAIMS, MEASURES, Measured, gap_verdict, lines, plot, verdict
+from ablation_report import CLAIMS, MEASURES, Measured, change, gap_verdict, lines, plot, verdict
 from ablation_variants import FULL, TOKEN_NUMBERS, VARIANTS, of_tokens
 from ablations import arguments, begin_like, command, settings_of, train
 
@@ -166,6 +166,19 @@ def test_the_gain_on_small_regions_is_held_against_that_on_large_ones():
     assert gap_verdict({FULL: full, "mask-pooling": result("mask-pooling", 0.8, 0.5)}).startswith("NOT as")
     assert gap_verdict({FULL: full, "mask-pooling": result("mask-pooling", 0.7, 0.7)}).startswith("too close")
     assert gap_verdict({FULL: full}) is None
+
+
+def test_a_change_that_the_paper_has_no_number_for_is_told_beyond_the_noise_only():
+    assert change(Measured(0.3, 500), Measured(0.7, 500)) == "+40.0"
+    assert change(Measured(0.7, 500), Measured(0.3, 500)) == "-40.0"
+    assert change(Measured(0.5, 50), Measured(0.52, 50)) == "too close to tell (+2.0)"
+    assert change(None, Measured(0.5, 50)) == "not measured"
+
+
+def test_one_command_is_listed_once_with_all_its_commits():
+    results = [result(FULL, 0.6, 0.7), result("no-local", 0.6, 0.7) | {"commit": "def"}]
+    last = list(lines(results))[-1]
+    assert last == "- `python bench/ablations.py`, commit abc and def, on a machine (1 thread, torch 2)"
 
 
 def test_the_page_has_every_variant_and_the_plot_is_a_picture():
