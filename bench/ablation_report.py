@@ -195,7 +195,7 @@ def lines(results: Sequence[Result]) -> Iterator[str]:
     yield ""
     yield "± is one standard error of the questions; the spread over training seeds was not measured."
     yield ""
-    yield f"![Category, picture and video description of every variant]({_PLOT})"
+    yield f"![Category, neighbours, picture and video description of every variant]({_PLOT})"
     yield ""
     yield from _claims({result["variant"]: result for result in results})
     yield from _limits()
@@ -267,26 +267,26 @@ def _origin(result: Result) -> tuple[str, str]:
     return result["command"], f"{machine['device']} ({threads}, torch {machine['torch']})"
 
 
-_ROW, _BAR, _LEFT, _WIDE, _TOP = 54, 14, 230, 420, 40
-_COLORS = ("#2b6cb0", "#dd8a1d", "#3f8f4f")
+_ROW, _BAR, _LEFT, _WIDE, _TOP = 68, 14, 230, 420, 40
+_BARS = {CATEGORY: "#2b6cb0", NEIGHBOURS: "#8e5ea2", PICTURE: "#dd8a1d", VIDEO: "#3f8f4f"}
 
 
 def plot(results: Sequence[Result]) -> Iterator[str]:
-    """Bars of `PLOTTED`, a group per variant, as SVG."""
+    """Bars, a group per variant, as SVG."""
     height = _TOP + _ROW * len(results) + 10
     yield (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_LEFT + _WIDE + 110} {height}" '
         'font-family="sans-serif" font-size="13">'
     )
     yield f'<rect width="100%" height="{height}" fill="white"/>'
-    for place, (measure, color) in enumerate(zip(PLOTTED, _COLORS, strict=True)):
-        x = _LEFT + 175 * place
+    for place, (measure, color) in enumerate(_BARS.items()):
+        x = 20 + 185 * place
         yield f'<rect x="{x}" y="12" width="12" height="12" fill="{color}"/>'
         yield f'<text x="{x + 17}" y="23">{escape(measure.title)}, %</text>'
     for row, result in enumerate(results):
         y = _TOP + _ROW * row
-        yield f'<text x="{_LEFT - 8}" y="{y + 27}" text-anchor="end">{escape(result["title"])}</text>'
-        for place, (measure, color) in enumerate(zip(PLOTTED, _COLORS, strict=True)):
+        yield f'<text x="{_LEFT - 8}" y="{y + 34}" text-anchor="end">{escape(result["title"])}</text>'
+        for place, (measure, color) in enumerate(_BARS.items()):
             measured = measure.of(result)
             if measured is None:
                 continue
