@@ -17,10 +17,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -31,6 +29,7 @@ from typing import Any
 import torch
 from ablation_report import write_report
 from ablation_variants import VARIANTS, Variant
+from machine import commit, machine
 from safetensors.torch import load_file, save_file
 
 from pixelrefer_ros.model import TOKENIZER_FILES, PixelReferLite, PixelReferNetwork, TimedTokens
@@ -193,23 +192,11 @@ def command(given: Sequence[str], args: argparse.Namespace) -> str:
     return shlex.join(["python", "bench/ablations.py", *words])
 
 
-def machine(device: str) -> dict[str, Any]:
-    """What it ran on."""
-    name = torch.cuda.get_device_name() if device == "cuda" else _processor()
+def ran_on(device: str) -> dict[str, Any]:
+    """The device, by name."""
+    here = machine()
+    name = torch.cuda.get_device_name() if device == "cuda" else f"{here['cpu']}, {here['cores']} cores"
     return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {len(names)} cores" if names else platform.machine()
-
-
-def commit() -> str:
-    """Of the checkout, with a "+" where it has changes."""
-    git = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*"]
-    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -238,7 +225,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
         result |= {"recipe": json.loads((folder / RECIPE).read_text(encoding="utf-8"))}
         result |= {HISTORY: prepared_recipe(args.prepared).get(HISTORY)}
         result |= {"command": command(sys.argv[1:], args), "commit": commit()}
-        result |= {"machine": machine(settings.device), "seconds": round(time.monotonic() - started, 1)}
+        result |= {"machine": ran_on(settings.device), "seconds": round(time.monotonic() - started, 1)}
         (folder / RESULT).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         results.append(result)
     return results

@@ -16,7 +16,6 @@ import os
 import platform
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import onnxruntime  # noqa: E402
 import torch  # noqa: E402
+from machine import commit  # noqa: E402
 from pixelrefer_ros.export import export_language  # noqa: E402
 from transformers import (  # noqa: E402
     Qwen2Config,
@@ -274,11 +274,8 @@ def page(result: dict[str, Any]) -> str:
 
 def surroundings(before: float) -> dict[str, str]:
     """Commit, machine and versions, for the page; `before`: the load when it began."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=ROOT, check=False
-    )
     return {
-        "commit": commit.stdout.strip(),
+        "commit": commit(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, load average {before:.1f} at the start "
         f"and {os.getloadavg()[0]:.1f} at the end",
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}, "

@@ -83,13 +83,9 @@ def say(**fields: Any) -> None:
 
 def surroundings() -> dict[str, Any]:
     """Commit, machine, versions, and the GPU: None where torch sees none."""
-    try:
-        at = commit()
-    except OSError:  # no git
-        at = ""
     gpu = str(current_gpu()) if torch.cuda.is_available() else None
     there = {"cuda": torch.version.cuda, "gpu": gpu, "tensorrt": find_spec("tensorrt") is not None}
-    return {"commit": at, **machine(), **there}
+    return {"commit": commit(), **machine(), **there}
 
 
 def language_parts(args: argparse.Namespace, exported: Path, device: torch.device, counts: Counts) -> Parts:

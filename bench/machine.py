@@ -13,6 +13,8 @@ from typing import Any
 import torch
 import transformers
 
+_ROOT = Path(__file__).resolve().parents[1]
+
 
 def machine() -> dict[str, Any]:
     """What it was measured on."""
@@ -28,9 +30,12 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit measured; empty outside a checkout."""
-    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip()
+    """The commit measured, "-dirty" after it where files have changed; empty outside a checkout."""
+    git = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:  # no git
+        return ""
 
 
 def available_memory() -> int:

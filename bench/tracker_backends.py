@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "test")]
 
 import onnxruntime  # noqa: E402
 import torch  # noqa: E402
+from machine import commit  # noqa: E402
 from pixelrefer_ros.export import export_tracker  # noqa: E402
 from tracking_scene import moving_frames  # noqa: E402
 from transformers import Sam2VideoModel  # noqa: E402
@@ -95,9 +95,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False
-    )
     results = []
     for shape in SHAPES:
         with tempfile.TemporaryDirectory() as folder:
@@ -111,7 +108,7 @@ def main() -> None:
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     result = {
         "command": f"python bench/tracker_backends.py {given}",
-        "commit": commit.stdout.strip(),
+        "commit": commit(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {args.threads} thread(s) used, "
         f"{platform.system()}, shared: load {load} at the end",
         "versions": {

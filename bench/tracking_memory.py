@@ -16,7 +16,6 @@ import os
 import platform
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -26,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "test")]
 
 import torch  # noqa: E402
+from machine import commit  # noqa: E402
 from tracking_scene import moving_frames  # noqa: E402
 
 from pixelrefer_ros.tracking import StreamTracker  # noqa: E402
@@ -82,13 +82,10 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False
-    )
     given = f"--frames {args.frames} --image-size {args.image_size}"
     result = {
         "command": f"python bench/tracking_memory.py {given}",
-        "commit": commit.stdout.strip(),
+        "commit": commit(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread, {platform.system()}",
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         **measure(args.frames, args.image_size),
