@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pixelrefer_ros.model.bpe import write_bpe_tokenizer
 from pixelrefer_ros.model.checkpoint import EMBEDDINGS, HEAD, REGION_PREFIX, load_network
 from pixelrefer_ros.model.compiled import CompiledNetwork, open_network
 from pixelrefer_ros.model.config import (
@@ -73,5 +74,6 @@ __all__ = [
     "read_config",
     "region_text",
     "vision_config",
+    "write_bpe_tokenizer",
     "write_tiny_checkpoint",
 ]

@@ -3,12 +3,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-
-SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<REGION>")
+from pixelrefer_ros.model.bpe import write_bpe_tokenizer
 
 # What Qwen2 takes for a word before it merges bytes: part of the format, as the special tokens are.
 _QWEN2_WORDS = (
@@ -31,37 +28,5 @@ _SENTENCES = (
 
 
 def write_tiny_tokenizer(folder: Path) -> dict[str, int]:
-    """Writes ``tokenizer.json`` and ``tokenizer_config.json``.
-
-    Every byte is in the vocabulary, so that any text can be written and read back.
-
-    Returns:
-        The vocabulary: token to id, special tokens last.
-    """
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_QWEN2_WORDS), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=_VOCABULARY - len(SPECIAL_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(_SENTENCES, trainer)
-    tokenizer.add_special_tokens(
-        [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    config = {
-        "tokenizer_class": "Qwen2Tokenizer",
-        "eos_token": "<|im_end|>",
-        "pad_token": "<|endoftext|>",
-        "clean_up_tokenization_spaces": False,
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-    return dict(tokenizer.get_vocab())
+    """Writes it into a folder that exists; see `write_bpe_tokenizer`."""
+    return write_bpe_tokenizer(folder, _SENTENCES, words=_QWEN2_WORDS, vocabulary=_VOCABULARY)

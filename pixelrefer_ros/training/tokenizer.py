@@ -3,15 +3,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-
+from pixelrefer_ros.model import write_bpe_tokenizer
 from pixelrefer_ros.training.world import REGION, SceneSettings, scene_seeds, scene_texts
 
-SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<REGION>")
 VOCABULARY = 1024
 
 # Qwen2's own rule for what is a word before bytes are merged, but for numbers: there each digit is one, and
@@ -38,42 +35,5 @@ def world_text(seed: int) -> Iterator[str]:
 
 
 def write_tokenizer(folder: Path, text: Iterable[str], *, vocabulary: int = VOCABULARY) -> dict[str, int]:
-    """Trains a byte-level BPE tokenizer and writes ``tokenizer.json`` and ``tokenizer_config.json``.
-
-    Every byte is in the vocabulary, so that questions in any words can be asked, understood or not.
-
-    Args:
-        folder: must exist.
-        text: to train on; the same text gives the same tokenizer.
-        vocabulary: tokens at most, special ones included.
-
-    Returns:
-        Token to id; the special tokens have the highest ids.
-    """
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_WORDS), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary - len(SPECIAL_TOKENS),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(text, trainer)
-    tokenizer.add_special_tokens(
-        [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    config = {
-        "tokenizer_class": "Qwen2Tokenizer",
-        "eos_token": "<|im_end|>",
-        "pad_token": "<|endoftext|>",
-        "clean_up_tokenization_spaces": False,
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-    return dict(tokenizer.get_vocab())
+    """Trains it, so that questions in any words can be asked, understood or not; see `write_bpe_tokenizer`."""
+    return write_bpe_tokenizer(folder, text, words=_WORDS, vocabulary=vocabulary)
