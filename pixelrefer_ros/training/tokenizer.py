@@ -35,5 +35,5 @@ def world_text(seed: int) -> Iterator[str]:
 
 
 def write_tokenizer(folder: Path, text: Iterable[str], *, vocabulary: int = VOCABULARY) -> dict[str, int]:
-    """Trains it, so that questions in any words can be asked, understood or not; see `write_bpe_tokenizer`."""
+    """Trains it, so that any question can be asked, understood or not; see `write_bpe_tokenizer`."""
     return write_bpe_tokenizer(folder, text, words=_WORDS, vocabulary=vocabulary)
