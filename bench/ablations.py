@@ -273,7 +273,8 @@ def main() -> int:
     if len(results) < len(args.variants):
         print(f"{len(results)} of {len(args.variants)} variants are done: no report yet")
     else:
-        args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        lines = ",\n".join(map(json.dumps, results))  # one for each variant
+        args.json.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
         print(f"written: {write_report(results, args.docs)}, {args.json}")
     return 0
 
