@@ -313,7 +313,7 @@ def main() -> None:
     backends = measure(args.turns, args.tokens, args.threads, not args.no_compile)
     result = {
         "command": f"python bench/backends.py --turns {args.turns} --tokens {args.tokens} "
-        f"--threads {args.threads}",
+        f"--threads {args.threads}{' --no-compile' * args.no_compile}",
         **surroundings(before),
         "threads": args.threads,
         "units": STAGES,
