@@ -14,12 +14,10 @@ import argparse
 import json
 import os
 import platform
-import re
 import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,121 +28,17 @@ import numpy as np  # noqa: E402
 import onnxruntime  # noqa: E402
 import torch  # noqa: E402
 from machine import commit  # noqa: E402
-from pixelrefer_ros.export import export_language  # noqa: E402
-from transformers import (  # noqa: E402
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    StaticCache,
-    VideoLlama3VisionConfig,
-    VideoLlama3VisionModel,
-)
+from mid_size import LANGUAGE, MASK_NUM, QUESTION, CompiledTorch, exported, random_network  # noqa: E402
+from sections import write_section  # noqa: E402
 
-from pixelrefer_ros.model import (  # noqa: E402
-    ObjectEncoder,
-    PixelReferConfig,
-    PixelReferNetwork,
-    RegionNetwork,
-    open_network,
-)
-from pixelrefer_ros.model.config import MODEL_TYPE  # noqa: E402
-from pixelrefer_ros.runtime import OnnxRuntimeBackend  # noqa: E402
+from pixelrefer_ros.model import RegionNetwork  # noqa: E402
 
-CONTEXT, MASK_NUM, REGION = 256, 32, 7
-LANGUAGE = {
-    "hidden_size": 512,
-    "intermediate_size": 2048,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 2,
-    "vocab_size": 32000,
-    "max_position_embeddings": CONTEXT,
-    "tie_word_embeddings": False,
-}
-VISION = {
-    "hidden_size": 384,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 6,
-    "patch_size": 14,
-}
-QUESTION = [*range(100, 110), *[REGION] * MASK_NUM, *range(110, 122)]
-"""A prompt with one object."""
 STAGES = {
     "object tokens": "ms: one object of a 640x480 frame, the frame's global features given",
     "first token": f"ms: {len(QUESTION)} positions, the object's tokens given",
     "decoding": "tokens/s",
 }
 MARKS = ("<!-- backends {threads}: begin -->", "<!-- backends {threads}: end -->")
-
-
-def random_network() -> PixelReferNetwork:
-    """The networks, with the weights their classes start from."""
-    torch.manual_seed(0)
-    config = PixelReferConfig(Qwen2Config(**LANGUAGE), VideoLlama3VisionConfig(**VISION), MASK_NUM, REGION)
-    network = PixelReferNetwork(
-        config,
-        VideoLlama3VisionModel(config.vision),
-        ObjectEncoder(config.vision.hidden_size, config.language.hidden_size, MASK_NUM),
-        Qwen2ForCausalLM(config.language),
-    )
-    for module in (network.vision, network.object_encoder, network.language):
-        module.eval().requires_grad_(False)
-    return network
-
-
-class CompiledTorch(PixelReferNetwork):
-    """The same networks through ``torch.compile``: the vision encoder, and the decoder on a static cache."""
-
-    def __init__(self, network: PixelReferNetwork) -> None:
-        """Shares the weights of `network`."""
-        super().__init__(
-            network.config, torch.compile(network.vision), network.object_encoder, network.language
-        )
-
-    def decoder(self) -> Any:
-        """A `pixelrefer_ros.runtime.Decoder`."""
-        return CompiledTorchDecoder(self.language)
-
-
-class CompiledTorchDecoder:
-    """Prefill in eager mode, then compiled steps; one answer at a time, which is its own batch."""
-
-    max_batch = 1
-
-    def __init__(self, language: Qwen2ForCausalLM) -> None:
-        """Compiles at the first step."""
-        self.language, self.context_length = language, CONTEXT
-        self.compiled = torch.compile(language, dynamic=False)
-        self.cache, self.length = None, 0
-
-    def batch(self) -> Any:
-        """See `pixelrefer_ros.runtime.Decoder`."""
-        return self
-
-    @torch.inference_mode()
-    def add(self, embeddings: torch.Tensor) -> Any:
-        """See `pixelrefer_ros.runtime.DecodingBatch`."""
-        self.cache = StaticCache(config=self.language.config, max_cache_len=CONTEXT)
-        self.length = embeddings.shape[0]
-        output = self.language(inputs_embeds=embeddings[None], past_key_values=self.cache, logits_to_keep=1)
-        return output.logits[0, -1].numpy()
-
-    @torch.inference_mode()
-    def step(self, token_ids: Sequence[int]) -> Any:
-        """See `pixelrefer_ros.runtime.DecodingBatch`."""
-        output = self.compiled(
-            input_ids=torch.tensor([token_ids]),
-            position_ids=torch.tensor([[self.length]]),
-            past_key_values=self.cache,
-        )
-        self.length += 1
-        return output.logits[:, -1].numpy()
-
-    def remove(self, row: int) -> None:
-        """See `pixelrefer_ros.runtime.DecodingBatch`."""
-
-    def close(self) -> None:
-        """See `pixelrefer_ros.runtime.DecodingBatch`."""
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -172,30 +66,6 @@ def turn(network: RegionNetwork, decoder: Any, tokens: int) -> dict[str, float]:
     decoding = tokens / (time.perf_counter() - start)
     batch.close()
     return {"object tokens": objects * 1e3, "first token": first * 1e3, "decoding": decoding}
-
-
-def exported(network: PixelReferNetwork, threads: int) -> dict[str, RegionNetwork]:
-    """The same networks under ONNX Runtime, by the names of the table."""
-    networks: dict[str, RegionNetwork] = {}
-    with tempfile.TemporaryDirectory(prefix="pixelrefer-") as folder:
-        source = Path(folder) / "source"
-        source.mkdir()
-        fields = {"model_type": MODEL_TYPE, "mask_num": MASK_NUM, **LANGUAGE}
-        (source / "config.json").write_text(json.dumps(fields), encoding="utf-8")
-        for precision in ("fp32", "int4"):
-            out = Path(folder) / precision
-            export_language(
-                network,
-                source,
-                out,
-                name="bench",
-                content_hash="",
-                precision=precision,
-                context_length=CONTEXT,
-            )
-            backend = OnnxRuntimeBackend(threads=threads)
-            networks[f"onnxruntime {precision}"] = open_network(out, backend, torch.device("cpu"))
-    return networks
 
 
 def measure(turns: int, tokens: int, threads: int, compile_torch: bool) -> dict[str, Any]:
@@ -281,18 +151,6 @@ def surroundings(before: float) -> dict[str, str]:
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}, "
         f"onnxruntime {onnxruntime.__version__}",
     }
-
-
-def write_section(path: Path, section: str) -> None:
-    """Puts a section, which begins and ends with its marks, in place of the page's; or at its end."""
-    begin, end = section.splitlines()[0], section.splitlines()[-1]
-    text = path.read_text(encoding="utf-8") if path.is_file() else "# Benchmarks\n"
-    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end) + "\n?", re.DOTALL)
-    if pattern.search(text):
-        text = pattern.sub(lambda match: section, text)
-    else:
-        text = text.rstrip() + "\n\n" + section
-    path.write_text(text, encoding="utf-8")
 
 
 def main() -> None:

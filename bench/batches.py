@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from backends import LANGUAGE, MASK_NUM, QUESTION, exported, random_network, surroundings, write_section
+from backends import surroundings
+from mid_size import LANGUAGE, MASK_NUM, QUESTION, exported, random_network
+from sections import write_section
 
 from pixelrefer_ros.model import RegionNetwork
 from pixelrefer_ros.runtime import GREEDY, AnswerRequest, StreamingDetokeniser, decode_together

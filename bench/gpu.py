@@ -29,6 +29,7 @@ from typing import Any
 
 from gpu_jobs import LANGUAGE, NO_TIME, SHAPES, TRACKER, Job, Report, lines_of, plan
 from gpu_page import BACKENDS, page
+from sections import write_section
 
 HERE = Path(__file__).resolve().parent
 LEAST_S = 20.0
@@ -127,9 +128,6 @@ def main() -> None:
         return
     print(page(report))
     if args.page:
-        # Here alone: it brings torch and ONNX Runtime, which are for the processes that measure.
-        from backends import write_section
-
         write_section(args.page, page(report))
 
 

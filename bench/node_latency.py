@@ -26,6 +26,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sections import write_section
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -237,17 +239,6 @@ def section(result: dict[str, Any]) -> str:
         MARKS[1],
     ]
     return "\n".join(lines) + "\n"
-
-
-def write_section(path: Path, text: str) -> None:
-    """Put the section between its marks, or at the end of the page."""
-    page = path.read_text(encoding="utf-8") if path.exists() else "# Benchmarks\n"
-    before, mark, rest = page.partition(MARKS[0])
-    if mark:
-        page = before + text + rest.partition(MARKS[1])[2].lstrip("\n")
-    else:
-        page = page.rstrip("\n") + "\n\n" + text
-    path.write_text(page, encoding="utf-8")
 
 
 def main() -> int:

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from backends import ROOT, surroundings, write_section
+from backends import ROOT, surroundings
+from sections import write_section
 
 from pixelrefer_ros.cli import main as pixelrefer
 from pixelrefer_ros.training.evaluate import TRACKER_GOALS, answer_cells, evaluate_shapes, tracker_cell
