@@ -247,6 +247,42 @@ def test_a_correction_the_tracker_refuses_is_told_and_leaves_the_object_as_it_wa
     assert scene.objects[0].track.box == box_region().box
 
 
+def test_a_fault_while_a_region_is_taken_in_is_told_and_spoils_nothing_else(language):
+    class Full(StaticTracker):
+        def prompt(self, frame, regions):
+            if regions[0].label == "too much":
+                raise RuntimeError("out of memory")
+            return super().prompt(frame, regions)
+
+    perception = Perception(language, Full(), PerceptionSettings(max_objects=2))
+    refused = []
+    perception.on_refused = lambda *told: refused.append(told[0])
+    perception.observe(frame(0))
+    good = perception.add_region(box_region())
+    bad = perception.add_region(box_region(40, label="too much"))
+    correction = box_region(40, object_id=good, label="too much")
+    perception.add_region(correction)
+    assert [o.track.object_id for o in perception.observe(frame(1)).objects] == [good]
+    assert refused == [bad, good]
+    answer = perception.answer(question(bad))
+    assert answer.status is AnswerStatus.INTERNAL_ERROR
+    assert "out of memory" in answer.error and "send it again" in answer.error
+    assert perception.answer(question(good)).tokens > 0, "nothing of it waits any more"
+    assert perception.add_region(box_region(60)), "its place is free"
+    with pytest.raises(NoSuchObject, match=f"object {bad}"):
+        perception.remove_object(bad)
+
+
+def test_objects_added_and_removed_without_a_camera_leave_nothing_behind(perception, tracker):
+    perception.observe(frame(0))
+    for _ in range(50):
+        perception.remove_object(perception.add_region(box_region()))
+    assert not perception._waiting
+    kept = perception.add_region(box_region())
+    assert [o.track.object_id for o in perception.observe(frame(1)).objects] == [kept]
+    assert tracker.object_ids == (kept,)
+
+
 def test_more_objects_than_allowed_are_refused_until_one_is_removed(perception):
     perception.observe(frame(0))
     ids = [perception.add_region(box_region(x)) for x in (0, 20, 40)]
@@ -305,21 +341,3 @@ def test_a_clock_set_back_forgets_the_frames_before_it(perception):
     perception.observe(frame(0))  # the bag starts over
     answer = perception.answer(question(object_id, frames=4))
     assert answer.frame_stamps_ns == (frame(0).stamp_ns,)
-
-
-def test_a_new_object_is_described_once_and_again_after_the_period(language, tracker):
-    settings = PerceptionSettings(describe_question="Describe <region>.", describe_period_s=0.3, max_tokens=3)
-    perception = Perception(language, tracker, settings)
-    perception.observe(frame(0))
-    object_id = perception.add_region(box_region())
-    assert perception.next_to_describe() is None, "not tracked yet"
-    perception.observe(frame(1))
-    assert perception.next_to_describe() == object_id
-    answer = perception.describe(object_id)
-    described = perception.scene().objects[0].description
-    assert (described.text, described.stamp_ns) == (answer.text, frame(1).stamp_ns)
-    assert perception.next_to_describe() is None
-    perception.observe(frame(3))
-    assert perception.next_to_describe() is None
-    perception.observe(frame(4))
-    assert perception.next_to_describe() == object_id

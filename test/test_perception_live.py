@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 from perception_parts import CountingLanguage, box_region, frame, long_question, question, until
@@ -72,7 +73,7 @@ def see(live, heard, index=0):
 def test_frames_regions_and_questions_flow(start, heard):
     live = start()
     see(live, heard)
-    object_id = live.add_region(box_region())
+    object_id = live.perception.add_region(box_region())
     see(live, heard, 1)
     assert [o.track.object_id for o in heard.scenes[-1].objects] == [object_id]
     answer = live.ask(question(object_id, id="a")).wait(30)
@@ -104,17 +105,36 @@ def test_adding_and_asking_never_wait_for_the_tracker(start, heard, tracker):
     tracker.entered.clear()
     live.submit_frame(frame(1))
     assert tracker.entered.wait(20)
-    object_id = live.add_region(box_region())  # returns although the tracker is busy
+    object_id = live.perception.add_region(box_region())  # returns although the tracker is busy
     ticket = live.ask(question(object_id))
-    assert live.scene().frame.stamp_ns == frame(0).stamp_ns and ticket.wait(0) is None
+    assert live.perception.scene().frame.stamp_ns == frame(0).stamp_ns and ticket.wait(0) is None
     tracker.open.set()
     assert ticket.wait(30).tokens > 0
+
+
+def test_a_question_is_answered_from_the_frames_before_while_the_next_is_tracked(start, heard, tracker):
+    """At 30 Hz, where a remembered frame makes way for the one after it."""
+    live = start()
+    stamps = [1_000_000_000 + i * 33_000_000 for i in range(6)]
+    for index, stamp in enumerate(stamps[:-1]):
+        count = len(heard.scenes)
+        live.submit_frame(frame(0, first_ns=stamp))
+        until(lambda count=count: len(heard.scenes) > count)
+        if index == 3:
+            object_id = live.perception.add_region(box_region())
+    tracker.open.clear()
+    tracker.entered.clear()
+    live.submit_frame(frame(0, first_ns=stamps[-1]))
+    assert tracker.entered.wait(20)
+    answer = live.ask(question(object_id)).wait(30)
+    assert answer.tokens > 0, answer.error
+    assert answer.stamp_ns == stamps[-2]
 
 
 def test_a_cancelled_question_stops_and_the_next_is_answered(start, heard):
     live = start()
     see(live, heard)
-    object_id = live.add_region(box_region())
+    object_id = live.perception.add_region(box_region())
     asked, first_text = long_question(live, object_id), threading.Event()
     ticket = live.ask(asked, on_text=lambda *_: first_text.set())
     assert first_text.wait(20)
@@ -131,7 +151,7 @@ def test_questions_beyond_the_bound_are_refused_and_waiting_ones_can_be_withdraw
     tracker.entered.clear()
     live.submit_frame(frame(1))
     assert tracker.entered.wait(20)
-    object_id = live.add_region(box_region())
+    object_id = live.perception.add_region(box_region())
     blocked = live.ask(question(object_id))  # waits for the tracker to take its region in
     until(lambda: live.stats()["questions_waiting"] == 0)
     waiting = [live.ask(question(object_id)) for _ in range(2)]
@@ -147,7 +167,7 @@ def test_questions_beyond_the_bound_are_refused_and_waiting_ones_can_be_withdraw
 def test_stop_cancels_what_runs_and_what_waits(start, heard):
     live = start()
     see(live, heard)
-    object_id = live.add_region(box_region())
+    object_id = live.perception.add_region(box_region())
     asked = long_question(live, object_id)
     tickets = [live.ask(asked) for _ in range(4)]
     assert live.stop(10)
@@ -158,10 +178,10 @@ def test_stop_cancels_what_runs_and_what_waits(start, heard):
 def test_a_new_object_is_described_unasked_and_questions_go_first(start, heard):
     live = start(describe_question="Describe <region>.", max_tokens=4)
     see(live, heard)
-    object_id = live.add_region(box_region())
+    object_id = live.perception.add_region(box_region())
     see(live, heard, 1)
     until(lambda: any(a.question.text == "Describe <region>." for a in heard.answers))
-    assert live.scene().objects[0].description is not None
+    assert live.perception.scene().objects[0].description is not None
     assert live.ask(question(object_id)).wait(30).tokens > 0
 
 
@@ -172,6 +192,28 @@ def test_track_rate_skips_frames_by_their_stamps(start, heard):
     until(lambda: live.stats()["frames_skipped"] == 1)
     see(live, heard, 2)
     assert [scene.frame.stamp_ns for scene in heard.scenes] == [frame(0).stamp_ns, frame(2).stamp_ns]
+
+
+def test_track_rate_holds_for_a_camera_that_does_not_stamp(start, heard):
+    live = start(track_rate_hz=20.0)
+    for _ in range(100):
+        live.submit_frame(frame(0, first_ns=0))
+        time.sleep(0.005)
+    stats = live.stats()
+    assert stats["frames_skipped"] > 0 and 2 <= stats["frames_tracked"] <= 100 - stats["frames_skipped"]
+
+
+def test_a_frame_that_is_tracked_after_the_stop_is_told_to_nobody(start, heard, tracker):
+    live = start()
+    see(live, heard)
+    tracker.open.clear()
+    tracker.entered.clear()
+    live.submit_frame(frame(1))
+    assert tracker.entered.wait(20)
+    assert not live.stop(0.05), "it still computes"
+    tracker.open.set()
+    assert live.stop(10)
+    assert len(heard.scenes) == 1
 
 
 def test_a_failing_frame_or_listener_is_reported_and_ends_nothing(start, heard, tracker, monkeypatch):
@@ -185,8 +227,9 @@ def test_a_failing_frame_or_listener_is_reported_and_ends_nothing(start, heard, 
         live.submit_frame(frame(0))
         until(lambda: heard.errors)
     assert "no memory" in heard.errors[0] and str(frame(0).stamp_ns) in heard.errors[0]
+    assert live.stats()["frames_failed"] == 1
     see(live, heard, 1)
-    object_id = live.add_region(box_region())
+    object_id = live.perception.add_region(box_region())
     failing = live.ask(question(object_id), on_answer=lambda answer: 1 / 0)
     assert failing.wait(30) is not None
     until(lambda: len(heard.errors) == 2)

@@ -20,7 +20,7 @@ PIXELS = np.zeros((8, 8, 3), np.uint8)
 def remember(stamps, capacity=5, interval_s=0.0):
     memory = FrameMemory(capacity, interval_s)
     for stamp in stamps:
-        memory.add(Frame(PIXELS, stamp))
+        memory.add(memory.arrived(Frame(PIXELS, stamp)))
     return memory
 
 
@@ -61,8 +61,38 @@ def test_a_stamp_that_does_not_advance_starts_over(stamp):
 def test_the_nearest_frame_within_the_interval_is_found():
     memory = remember([100, 200, 300], interval_s=4e-8)
     assert memory.at(190).frame.stamp_ns == 200
-    with pytest.raises(NoFrame, match="from 100 to 300"):
-        memory.at(250)
+    assert memory.at(0).frame.stamp_ns == memory.at(330).frame.stamp_ns == 300
+
+
+@pytest.mark.parametrize(
+    ("stamp", "said"),
+    [
+        (20, "the oldest is of 100 ns; send the region sooner"),
+        (250, "those next to it are of 200 and 300 ns, the images between were not tracked"),
+        (350, "the newest that was tracked is of 300 ns; the tracker is behind the camera"),
+    ],
+)
+def test_a_stamp_near_no_frame_is_refused_with_what_would_help(stamp, said):
+    memory = remember([100, 200, 300], interval_s=4e-8)
+    with pytest.raises(NoFrame, match=f"near stamp {stamp} ns: {said}"):
+        memory.at(stamp)
+
+
+def test_a_frame_that_is_still_being_tracked_can_be_drawn_on_but_shows_nothing_yet():
+    memory = remember([100, 200])
+    arrived = memory.arrived(Frame(PIXELS, 300))
+    assert memory.at(300) is memory.at(0) is arrived
+    assert stamps_of(memory) == [100, 200]
+    memory.add(arrived)
+    assert memory.at(300) is arrived and stamps_of(memory) == [100, 200, 300]
+
+
+def test_the_first_frame_can_be_drawn_on_while_it_is_tracked():
+    memory = FrameMemory(4, 0)
+    arrived = memory.arrived(Frame(PIXELS, 100))
+    assert memory.at(100) is arrived
+    with pytest.raises(NoFrame, match="the first image, of 100 ns, is still being tracked"):
+        memory.at(50)
 
 
 def test_a_frame_shows_only_what_was_tracked_in_it():
@@ -70,7 +100,8 @@ def test_a_frame_shows_only_what_was_tracked_in_it():
     box, mask = Box(0, 0, 2, 2), np.zeros((8, 8), bool)
     mask[:2, :2] = True
     for stamp, state in ((1, TrackState.TRACKED), (2, TrackState.OCCLUDED), (3, TrackState.TRACKED)):
-        seen = memory.add(Frame(PIXELS, stamp))
+        seen = memory.arrived(Frame(PIXELS, stamp))
+        memory.add(seen)
         seen.record([Track(7, state, 1.0, mask, box if state is TrackState.TRACKED else None, 4)])
     assert [seen.frame.stamp_ns for seen in memory.showing((7,))] == [1, 3]
     memory.forget(7)

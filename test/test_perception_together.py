@@ -61,7 +61,7 @@ def start(language):
         answers = []
         live = LivePerception(core, on_scene=lambda _: None, on_answer=answers.append, on_error=pytest.fail)
         core.observe(frame(0))
-        objects = [live.add_region(box_region(x)) for x in (8, 40)]
+        objects = [live.perception.add_region(box_region(x)) for x in (8, 40)]
         core.apply_regions()
         live.start()
         running.append(live)

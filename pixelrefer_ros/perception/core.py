@@ -10,17 +10,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from pixelrefer_ros.errors import NoFrame, ObjectLost, Overloaded, PixelReferError
+from pixelrefer_ros.errors import Overloaded, PixelReferError
 from pixelrefer_ros.perception.answering import AnswersTogether, Asked, TextListener, model_name, never
 from pixelrefer_ros.perception.looking import RegionLanguage, View, check_question, choose_views
 from pixelrefer_ros.perception.memory import NANOSECONDS, FrameMemory, RememberedFrame
 from pixelrefer_ros.perception.regions import check_region
 from pixelrefer_ros.perception.registry import ObjectRegistry
 from pixelrefer_ros.perception.settings import MAX_WAITING_REGIONS, PerceptionSettings
-from pixelrefer_ros.perception.waiting import Prompt, Removal
+from pixelrefer_ros.perception.waiting import Prompt
 from pixelrefer_ros.runtime import BackendInUse
 from pixelrefer_ros.tracking import Tracker
-from pixelrefer_ros.types import Answer, AnswerStatus, Frame, Question, Region, Scene, Track, TrackState
+from pixelrefer_ros.types import Answer, AnswerStatus, Frame, Question, Region, Scene, Track
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Perception:
         self.on_refused: Callable[[int, PixelReferError], None] = _log_refusal
         self._memory = FrameMemory(self.settings.history_frames, self.settings.history_interval_s)
         self._registry = ObjectRegistry()
-        self._waiting: deque[Prompt | Removal] = deque()
+        self._waiting: deque[Prompt] = deque()
         self._scene: Scene | None = None
         self._language = threading.Lock()
         self._tracking = threading.Lock()
@@ -90,17 +90,18 @@ class Perception:
             The object's id.
 
         Raises:
-            NoFrame: no frame has arrived, or none near the region's stamp is remembered.
+            NoFrame: no frame has arrived, or none near the region's stamp was tracked and is remembered.
             EmptyRegion: the region covers no pixel of the frame.
             NoSuchObject: ``region.object_id`` is not 0 and not tracked.
             Overloaded: as many objects as allowed are tracked, or too many regions wait.
         """
         with self._state:
-            seen = RememberedFrame(frame) if frame is not None else self._frame_at(region.stamp_ns)
+            seen = RememberedFrame(frame) if frame is not None else self._memory.at(region.stamp_ns)
             check_region(region, seen.frame)
-            prompts = sum(isinstance(job, Prompt) for job in self._waiting)
-            if prompts >= MAX_WAITING_REGIONS:
-                raise Overloaded(f"{prompts} regions wait for the tracker, the limit: send fewer at a time")
+            if len(self._waiting) >= MAX_WAITING_REGIONS:
+                raise Overloaded(
+                    f"{MAX_WAITING_REGIONS} regions wait for the tracker, the limit: send fewer at a time"
+                )
             if region.object_id:
                 record = self._registry.get(region.object_id)
                 record.label = region.label or record.label
@@ -133,18 +134,17 @@ class Perception:
             return self._scene
 
     def observe(self, frame: Frame) -> Scene:
-        """Remember ``frame``, take in waiting regions, and track every object to it."""
+        """Take in waiting regions, track every object to ``frame``, and remember it.
+
+        It is remembered last: until then questions look at the frames before it, which show the objects.
+        """
         with self._tracking:
             with self._state:
-                seen = self._memory.add(frame)
+                seen = self._memory.arrived(frame)
             self._take_in_regions()
             tracks = self._tracker.track(frame)
             with self._state:
-                known = [track for track in tracks if track.object_id in self._registry]
-                seen.record(known)
-                objects = tuple(self._registry.get(t.object_id).seen(t, frame.stamp_ns) for t in known)
-                self._scene = Scene(frame, objects)
-                return self._scene
+                return self._saw(seen, tracks)
 
     def apply_regions(self) -> None:
         """Take in waiting regions now, without waiting for the next frame."""
@@ -191,7 +191,8 @@ class Perception:
         with self._state:
             if not self.settings.describe_question or self._scene is None:
                 return None
-            return self._registry.next_to_describe(self._scene.frame.stamp_ns)
+            period_ns = round(self.settings.describe_period_s * NANOSECONDS)
+            return self._registry.next_to_describe(self._scene.frame.stamp_ns, period_ns)
 
     def describe(self, object_id: int, *, cancelled: Callable[[], bool] = never) -> Answer:
         """Ask ``settings.describe_question`` about an object, and keep the answer as its description."""
@@ -204,47 +205,52 @@ class Perception:
                 self._keep_description(object_id, answer)
         return answer
 
+    def _saw(self, seen: RememberedFrame, tracks: list[Track]) -> Scene:
+        frame = seen.frame
+        if self._scene is not None and frame.stamp_ns < self._scene.frame.stamp_ns:
+            self._registry.clock_set_back(frame.stamp_ns)
+        known = [track for track in tracks if track.object_id in self._registry]
+        seen.record(known)
+        self._memory.add(seen)
+        objects = tuple(self._registry.get(t.object_id).seen(t, frame.stamp_ns) for t in known)
+        self._scene = Scene(frame, objects)
+        return self._scene
+
     def _keep_description(self, object_id: int, answer: Answer) -> None:
         if object_id not in self._registry:
             return  # removed while it was described
         now_ns = self._scene.frame.stamp_ns if self._scene else 0
-        period_ns = round(self.settings.describe_period_s * NANOSECONDS)
-        self._registry.get(object_id).described(answer, now_ns, period_ns)
+        self._registry.get(object_id).described(answer, now_ns)
         self._refresh_scene()
-
-    def _frame_at(self, stamp_ns: int) -> RememberedFrame:
-        newest = self._memory.newest
-        if newest is None:
-            raise NoFrame("no image has arrived yet: check the image topic, its QoS and image_transport")
-        return self._memory.at(stamp_ns) if stamp_ns else newest
 
     def _forget(self, object_id: int) -> None:
         self._memory.forget(object_id)
-        kept = [
-            job
-            for job in self._waiting
-            if not (isinstance(job, Prompt) and job.region.object_id == object_id)
-        ]
-        self._waiting = deque([*kept, Removal(object_id)])
+        self._waiting = deque(job for job in self._waiting if job.region.object_id != object_id)
         if self._scene is not None:
             objects = tuple(o for o in self._scene.objects if o.track.object_id != object_id)
             self._scene = Scene(self._scene.frame, objects)
 
     def _take_in_regions(self) -> None:
-        """Give the tracker what waits, one at a time, so that one bad region spoils no other."""
+        """Let the tracker forget what was removed, and give it what waits.
+
+        One region at a time, so that a bad one, or a fault while it is taken in, spoils no other.
+        """
         while True:
             with self._state:
-                if not self._waiting:
-                    return
-                job = self._waiting.popleft()
-            if isinstance(job, Removal):
-                if job.object_id in self._tracker.object_ids:
-                    self._tracker.remove(job.object_id)
-                continue
+                removed = [i for i in self._tracker.object_ids if i not in self._registry]
+                job = self._waiting.popleft() if self._waiting else None
+            for object_id in removed:
+                self._tracker.remove(object_id)
+            if job is None:
+                return
             try:
                 tracks = self._tracker.prompt(job.seen.frame, [job.region])
             except PixelReferError as error:
                 self._refuse(job.region.object_id, error)
+            except Exception as error:  # a GPU out of memory, say: the other objects are still followed
+                _log.error("a region was not taken in", exc_info=error)
+                fault = f"the tracker failed on its region ({type(error).__name__}: {error}): send it again"
+                self._refuse(job.region.object_id, PixelReferError(fault))
             else:
                 self._take_over(job, tracks)
 
@@ -261,13 +267,13 @@ class Perception:
     def _take_over(self, job: Prompt, tracks: list[Track]) -> None:
         with self._state:
             known = [track for track in tracks if track.object_id in self._registry]
-            job.seen.record(known)  # one removed meanwhile is left out; its removal waits in the queue
+            job.seen.record(known)  # one removed meanwhile is left out; the tracker forgets it next
             for track in known:
                 record = self._registry.get(track.object_id)
                 record.waiting -= 1
                 record.seen(track, job.seen.frame.stamp_ns)
                 # New, or corrected: what was said of it before may be about something else.
-                record.describe_from_ns = 0
+                record.described_ns = None
             if self._scene is not None and self._scene.frame is job.seen.frame:
                 self._refresh_scene(known)
 
@@ -283,17 +289,12 @@ class Perception:
     def _views(self, question: Question) -> list[list[View]]:
         check_question(question, self.settings)
         with self._state:
-            self._frame_at(0)  # before the first image there is nothing to know an object from
+            self._memory.at(0)  # before the first image there is nothing to know an object from
             records = [self._registry.get(object_id) for object_id in question.object_ids]
             waiting = any(record.waiting for record in records)
         if waiting:
             self.apply_regions()
         with self._state:
             for object_id in question.object_ids:
-                track = self._registry.get(object_id).track
-                if track is not None and track.state is TrackState.LOST:
-                    raise ObjectLost(
-                        f"object {object_id} is lost (last seen at stamp "
-                        f"{self._registry.get(object_id).last_seen_ns} ns): correct it with a new region"
-                    )
+                self._registry.get(object_id).check_findable()
             return choose_views(question, self._memory)

@@ -16,9 +16,10 @@ from typing import Any
 
 from pixelrefer_ros.perception.answering import AnswerInProgress, Asked, TextListener
 from pixelrefer_ros.perception.core import Perception
+from pixelrefer_ros.perception.memory import NANOSECONDS
 from pixelrefer_ros.perception.statistics import Statistics
 from pixelrefer_ros.perception.ticket import Ticket
-from pixelrefer_ros.types import Answer, AnswerStatus, Frame, Question, Region, Scene
+from pixelrefer_ros.types import Answer, AnswerStatus, Frame, Question, Scene
 
 _log = logging.getLogger(__name__)
 _RATE_SLACK = 0.9
@@ -43,7 +44,7 @@ class LivePerception:
         """Prepare; `start` starts.
 
         Args:
-            perception: the job; from now on only through this object.
+            perception: the job; from now on its frames and questions come through this object only.
             on_scene: told every tracked frame.
             on_answer: told every answer, whoever asked.
             on_error: told, in one line, what went wrong that no answer tells.
@@ -56,7 +57,7 @@ class LivePerception:
         )
         self._wake_tracking = threading.Condition()
         self._frame: Frame | None = None
-        self._last_tracked_ns: int | None = None
+        self._last_tracked: tuple[int, float] | None = None  # its stamp, ns; when, on the steady clock, s
         self._wake_language = threading.Condition()
         self._questions: deque[Ticket] = deque()
         self._answering: set[Ticket] = set()
@@ -65,7 +66,7 @@ class LivePerception:
 
     @property
     def perception(self) -> Perception:
-        """The job itself, for its settings and model name."""
+        """The job itself: its objects, scene and settings. Frames and questions go through this object."""
         return self._perception
 
     def start(self) -> None:
@@ -102,22 +103,6 @@ class LivePerception:
                 self._stats.count("frames_dropped")
             self._frame = frame
             self._wake_tracking.notify()
-
-    def add_region(self, region: Region) -> int:
-        """As `Perception.add_region`."""
-        return self._perception.add_region(region)
-
-    def remove_object(self, object_id: int) -> None:
-        """As `Perception.remove_object`."""
-        self._perception.remove_object(object_id)
-
-    def clear(self) -> None:
-        """As `Perception.clear`."""
-        self._perception.clear()
-
-    def scene(self) -> Scene | None:
-        """As `Perception.scene`."""
-        return self._perception.scene()
 
     def ask(
         self,
@@ -164,6 +149,7 @@ class LivePerception:
             "frames_tracked",
             "frames_dropped",
             "frames_skipped",
+            "frames_failed",
             "questions_answered",
             "errors",
         )
@@ -186,9 +172,12 @@ class LivePerception:
                 with self._stats.timed("track"):
                     scene = self._perception.observe(frame)
             except Exception as error:  # one frame's fault must not end the next one's tracking
+                self._stats.count("frames_failed")
                 self._report(f"frame at {frame.stamp_ns} ns was not tracked", error)
                 continue
-            self._last_tracked_ns = frame.stamp_ns
+            if self._stopping.is_set():
+                return  # told to nobody: whoever stopped this may have waited no longer
+            self._last_tracked = frame.stamp_ns, time.monotonic()
             self._stats.count("frames_tracked")
             self._tell(self._on_scene, scene)
             if self._perception.next_to_describe() is not None:
@@ -197,9 +186,12 @@ class LivePerception:
 
     def _is_too_soon(self, frame: Frame) -> bool:
         rate = self._perception.settings.track_rate_hz
-        if rate <= 0 or self._last_tracked_ns is None:
+        if rate <= 0 or self._last_tracked is None:
             return False
-        since_s = (frame.stamp_ns - self._last_tracked_ns) / 1e9
+        stamp_ns, tracked_s = self._last_tracked
+        since_s = (frame.stamp_ns - stamp_ns) / NANOSECONDS
+        if since_s == 0:  # a camera that does not stamp
+            since_s = time.monotonic() - tracked_s
         return 0 <= since_s < _RATE_SLACK / rate  # a stamp that went back is a clock set back
 
     def _run_language(self) -> None:

@@ -85,6 +85,7 @@ class FrameMemory:
         self._capacity = capacity
         self._interval_ns = round(interval_s * NANOSECONDS)
         self._frames: list[RememberedFrame] = []
+        self._arrived: RememberedFrame | None = None  # the newest; remembered once it has been tracked
 
     def __len__(self) -> int:
         """How many frames are remembered."""
@@ -95,41 +96,68 @@ class FrameMemory:
         """The newest frame, or None before the first."""
         return self._frames[-1] if self._frames else None
 
-    def add(self, frame: Frame) -> RememberedFrame:
-        """Remember ``frame`` as the newest.
+    def arrived(self, frame: Frame) -> RememberedFrame:
+        """A frame has come: regions may be drawn on it, but it shows no object until it is tracked."""
+        self._arrived = RememberedFrame(frame)
+        return self._arrived
+
+    def add(self, seen: RememberedFrame) -> None:
+        """Remember a frame as the newest.
 
         A stamp that is not later than the newest one (a bag that starts over, a clock that was set
         back, a camera that does not stamp) makes times meaningless: the frames before it are forgotten.
         """
         frames = self._frames
-        if frames and frame.stamp_ns <= frames[-1].frame.stamp_ns:
+        if frames and seen.frame.stamp_ns <= frames[-1].frame.stamp_ns:
             frames.clear()
         elif len(frames) >= 2:
             # The previous newest frame stays only if it is far enough from the one before it.
             apart = frames[-1].frame.stamp_ns - frames[-2].frame.stamp_ns
             if apart < self._interval_ns:
                 frames.pop()
-        remembered = RememberedFrame(frame)
-        frames.append(remembered)
+        frames.append(seen)
         del frames[: -self._capacity]
-        return remembered
 
     def at(self, stamp_ns: int) -> RememberedFrame:
-        """The remembered frame nearest to a stamp.
+        """The remembered frame nearest to a stamp; that which arrived last, if it has the stamp or that is 0.
 
         Raises:
-            NoFrame: none is within the interval at which frames are remembered.
+            NoFrame: none has arrived, or none is within the interval at which frames are remembered. The
+                text says whether the stamp is too old, too new, or of a frame that was not tracked.
         """
+        if self._arrived is None:
+            raise NoFrame("no image has arrived yet: check the image topic, its QoS and image_transport")
+        if stamp_ns in (0, self._arrived.frame.stamp_ns):
+            return self._arrived
         nearest = min(self._frames, key=lambda seen: abs(seen.frame.stamp_ns - stamp_ns), default=None)
         if nearest is None:
-            raise NoFrame("no image has arrived yet: check the image topic, its QoS and image_transport")
-        if abs(nearest.frame.stamp_ns - stamp_ns) > self._interval_ns:
-            oldest, newest = self._frames[0].frame.stamp_ns, self._frames[-1].frame.stamp_ns
             raise NoFrame(
-                f"no image is remembered near stamp {stamp_ns} ns; those from {oldest} to {newest} ns are: "
-                "send the region sooner, leave its stamp zero for the newest image, or raise history_frames"
+                f"the first image, of {self._arrived.frame.stamp_ns} ns, is still being tracked, and none is "
+                f"of {stamp_ns} ns: leave the region's stamp zero for the newest"
             )
+        if abs(nearest.frame.stamp_ns - stamp_ns) > self._interval_ns:
+            raise NoFrame(f"no image is remembered near stamp {stamp_ns} ns: {self._instead_of(stamp_ns)}")
         return nearest
+
+    def _instead_of(self, stamp_ns: int) -> str:
+        """What to do about a stamp near which there is no frame."""
+        stamps = [seen.frame.stamp_ns for seen in self._frames]
+        if stamp_ns < stamps[0]:
+            return (
+                f"the oldest is of {stamps[0]} ns; send the region sooner, leave its stamp zero for the "
+                "newest, or raise history_frames"
+            )
+        if stamp_ns > stamps[-1]:
+            return (
+                f"the newest that was tracked is of {stamps[-1]} ns; the tracker is behind the camera: send "
+                "the region again when an image of its time has been tracked, or leave its stamp zero"
+            )
+        before = max(stamp for stamp in stamps if stamp < stamp_ns)
+        after = min(stamp for stamp in stamps if stamp > stamp_ns)
+        return (
+            f"those next to it are of {before} and {after} ns, the images between were not tracked; draw the "
+            "region on one that was, or leave its stamp zero for the newest"
+        )
 
     def showing(self, object_ids: Sequence[int]) -> list[RememberedFrame]:
         """The frames in which all these objects were TRACKED, oldest first."""

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pixelrefer_ros.errors import NoSuchObject, Overloaded, PixelReferError
+from pixelrefer_ros.errors import NoSuchObject, ObjectLost, Overloaded, PixelReferError
 from pixelrefer_ros.types import Answer, AnswerStatus, Description, Track, TrackedObject, TrackState
 
 _REMEMBERED_REFUSALS = 256
@@ -25,7 +25,9 @@ class ObjectRecord:
         track: where it was in the newest tracked frame; None until its first region is taken in.
         first_seen_ns, last_seen_ns: first and newest frame in which it was TRACKED; 0: never.
         description: the newest description.
-        describe_from_ns: not to be described before a frame of this stamp; None: never again.
+        described_ns: stamp of the newest frame when it was last described, or could not be; None: it is to be
+            described at once.
+        description_failed: the last attempt did.
     """
 
     object_id: int
@@ -35,7 +37,8 @@ class ObjectRecord:
     first_seen_ns: int = 0
     last_seen_ns: int = 0
     description: Description | None = None
-    describe_from_ns: int | None = 0
+    described_ns: int | None = None
+    description_failed: bool = False
 
     def seen(self, track: Track, stamp_ns: int) -> TrackedObject:
         """Take in where it is in the frame of ``stamp_ns``, and give the public view of it."""
@@ -45,19 +48,41 @@ class ObjectRecord:
             self.last_seen_ns = max(self.last_seen_ns, stamp_ns)
         return self.view(track)
 
-    def described(self, answer: Answer, now_ns: int, period_ns: int) -> None:
-        """Keep an answer as its description, and say from when on it is to be described again.
+    def check_findable(self) -> None:
+        """Refuse to speak of it when it is LOST: what the tracker last saw may be long gone.
+
+        Raises:
+            ObjectLost: it is.
+        """
+        if self.track is not None and self.track.state is TrackState.LOST:
+            raise ObjectLost(
+                f"object {self.object_id} is lost (last seen at stamp {self.last_seen_ns} ns): "
+                "correct it with a new region"
+            )
+
+    def described(self, answer: Answer, now_ns: int) -> None:
+        """Keep an answer as its description; a failed one leaves the description as it was.
 
         Args:
-            answer: a failed one leaves the description as it was.
+            answer: to the question that describes it.
             now_ns: stamp of the newest frame.
+        """
+        self.described_ns = now_ns
+        self.description_failed = answer.status not in (AnswerStatus.OK, AnswerStatus.TRUNCATED)
+        if not self.description_failed:
+            self.description = Description(answer.text, answer.stamp_ns, answer.confidence)
+
+    def describe_from_ns(self, period_ns: int) -> int | None:
+        """The stamp from which on it is to be described; None: never again.
+
+        Args:
             period_ns: how long a description is good for; 0: for ever.
         """
-        if answer.status in (AnswerStatus.OK, AnswerStatus.TRUNCATED):
-            self.description = Description(answer.text, answer.stamp_ns, answer.confidence)
-            self.describe_from_ns = now_ns + period_ns if period_ns else None
-        else:
-            self.describe_from_ns = now_ns + max(period_ns, _RETRY_DESCRIPTION_NS)
+        if self.described_ns is None:
+            return 0
+        if self.description_failed:
+            return self.described_ns + max(period_ns, _RETRY_DESCRIPTION_NS)
+        return self.described_ns + period_ns if period_ns else None
 
     def view(self, track: Track) -> TrackedObject:
         """The public, frozen view of it."""
@@ -95,8 +120,7 @@ class ObjectRegistry:
             return self._records[object_id]
         if object_id in self._refused:
             raise self._refused[object_id]
-        known = ", ".join(map(str, self._records)) or "none"
-        raise NoSuchObject(f"object {object_id} is not tracked (tracked: {known}): add a region first")
+        raise self._unknown(object_id)
 
     def start(self, label: str, limit: int) -> ObjectRecord:
         """A new object.
@@ -117,20 +141,33 @@ class ObjectRegistry:
         Raises:
             NoSuchObject: the id is not known.
         """
-        self.get(object_id)
+        if object_id not in self._records:
+            raise self._unknown(object_id)
         del self._records[object_id]
 
-    def next_to_describe(self, now_ns: int) -> int | None:
-        """The visible object whose description has been due the longest at a stamp; None: none is due."""
+    def next_to_describe(self, now_ns: int, period_ns: int) -> int | None:
+        """The visible object whose description has been due the longest at a stamp; None: none is due.
+
+        Args:
+            now_ns: stamp of the newest frame.
+            period_ns: how long a description is good for; 0: for ever.
+        """
         due = [
-            (record.describe_from_ns, record.object_id)
+            (since_ns, record.object_id)
             for record in self._records.values()
-            if record.describe_from_ns is not None
-            and record.describe_from_ns <= now_ns
+            if (since_ns := record.describe_from_ns(period_ns)) is not None
+            and since_ns <= now_ns
             and record.track is not None
             and record.track.state is TrackState.TRACKED
         ]
         return min(due)[1] if due else None
+
+    def clock_set_back(self, now_ns: int) -> None:
+        """Stamps have gone back to this one: what was noted by later ones would be in the future."""
+        for record in self._records.values():
+            record.first_seen_ns = record.last_seen_ns = 0
+            if record.described_ns is not None:
+                record.described_ns = min(record.described_ns, now_ns)
 
     def refuse(self, object_id: int, error: PixelReferError) -> None:
         """Forget an object whose region the tracker refused; `get` will say why."""
@@ -138,6 +175,10 @@ class ObjectRegistry:
         self._refused[object_id] = error
         while len(self._refused) > _REMEMBERED_REFUSALS:
             self._refused.popitem(last=False)
+
+    def _unknown(self, object_id: int) -> NoSuchObject:
+        known = ", ".join(map(str, self._records)) or "none"
+        return NoSuchObject(f"object {object_id} is not tracked (tracked: {known}): add a region first")
 
     def clear(self) -> None:
         """Forget every object."""

@@ -15,10 +15,3 @@ class Prompt:
 
     region: Region
     seen: RememberedFrame
-
-
-@dataclass(frozen=True, slots=True)
-class Removal:
-    """An object to forget."""
-
-    object_id: int

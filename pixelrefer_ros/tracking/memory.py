@@ -79,8 +79,9 @@ class MemoryBank:
 
     def add(self) -> int:
         """Give a new object its slots; return its row."""
-        self._memory = torch.cat((self._memory, self._memory.new_zeros(1, *self._memory.shape[1:])))
-        self._pointers = torch.cat((self._pointers, self._pointers.new_zeros(1, *self._pointers.shape[1:])))
+        memory = torch.cat((self._memory, self._memory.new_zeros(1, *self._memory.shape[1:])))
+        pointers = torch.cat((self._pointers, self._pointers.new_zeros(1, *self._pointers.shape[1:])))
+        self._memory, self._pointers = memory, pointers  # both or, where there is no memory for them, none
         self._since_prompt.append(0)
         return len(self) - 1
 

@@ -219,8 +219,9 @@ class Session:
             row = self.object_ids.index(item.object_id)
             self._objects[row] = item
             return row
+        row = self.bank.add()  # first: where there is no memory for it, nothing has changed
         self._objects.append(item)
-        return self.bank.add()
+        return row
 
 
 def _apart(items: Sequence[Followed], decoded: Decoded) -> Decoded:
