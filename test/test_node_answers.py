@@ -120,6 +120,27 @@ def test_waiting_questions_are_bounded_and_cancelled_ones_leave_the_queue(client
     assert all("max_questions" in answer.error for answer in refused)
 
 
+def test_agents_that_choose_the_same_id_get_their_own_answers(client, object_id):
+    with PixelReferClient() as other:
+        other.wait_ready(START_S)
+        texts = [f"Is <region> number {i}?" for i in range(4)]
+        asked = [
+            agent.start(Question(text, (object_id,), "1", max_tokens=3))
+            for agent, text in zip((client, other, client, other), texts, strict=True)
+        ]
+        assert [pending.result(20.0).question.text for pending in asked] == texts
+
+
+def test_what_on_text_raises_comes_from_result_and_the_client_lives_on(client, long_question):
+    def broken(_text, _tokens):
+        raise ValueError("the screen is full")
+
+    with pytest.raises(ValueError, match="the screen is full"):
+        client.ask(long_question.text, long_question.object_ids, max_tokens=LONG, on_text=broken)
+    answer = client.ask("And now?", long_question.object_ids, max_tokens=2)
+    assert answer.status in (AnswerStatus.OK, AnswerStatus.TRUNCATED), "that question was cancelled"
+
+
 def test_questions_are_answered_in_the_order_asked(client, peer, object_id):
     answers = peer.listen(msg.Answer, "/pixelrefer/answers", 50)
     until(lambda: peer.node.count_publishers("/pixelrefer/answers"))

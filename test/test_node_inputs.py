@@ -185,7 +185,7 @@ def test_clear_forgets_every_object_and_their_ids_are_not_used_again(client, pee
     assert client.add_region(Region(box=Box(1, 1, 9, 9))) > object_id
 
 
-def test_objects_are_started_by_every_topic(client, peer, object_id):
+def test_objects_are_started_by_box_topics(client, peer, object_id):
     objects = peer.listen(msg.ObjectArray, "/pixelrefer/objects")
     roi = peer.publisher(RegionOfInterest, "/pixelrefer/roi")
     regions = peer.publisher(msg.Region, "/pixelrefer/regions")

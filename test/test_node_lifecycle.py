@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,8 @@ rclpy = pytest.importorskip("rclpy")
 pytestmark = pytest.mark.ros
 
 import pixelrefer_ros.msg as msg  # noqa: E402
+from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
+from geometry_msgs.msg import Point, PointStamped  # noqa: E402
 from lifecycle_msgs.msg import State, Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
 from node_processes import (  # noqa: E402
@@ -72,6 +75,10 @@ def set_text(peer: Peer, name: str, text: str) -> bool:
     value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=text)
     request = SetParameters.Request(parameters=[Parameter(name=name, value=value)])
     return peer.call(SetParameters, "/pixelrefer/set_parameters", request).results[0].successful
+
+
+def waiting_questions(message: DiagnosticArray) -> int:
+    return int({pair.key: pair.value for pair in message.status[0].values}["questions_waiting"])
 
 
 def services(peer: Peer) -> set[str]:
@@ -141,7 +148,16 @@ def test_goals_end_cancelled_when_their_client_vanishes_or_the_node_deactivates_
             pending = [client.start(q, on_text=lambda _text, _tokens: begun.set()) for q in questions]
             assert begun.wait(20.0)
             until(lambda: all(p.taken for p in pending))  # what comes later is rejected, not cancelled
+            topic = peer.publisher(msg.Question, "/pixelrefer/questions")
+            by_topic = [f"by topic {i}" for i in range(6)]
+            for name in by_topic:
+                topic.publish(question_to_msg(replace(questions[0], id=name)))
+            diagnostics = peer.listen(DiagnosticArray, "/diagnostics")
+            until(lambda: waiting_questions(diagnostics.next()) > 38, what="the topic's questions to wait")
             assert change(peer, Transition.TRANSITION_DEACTIVATE)
+            until(lambda: any(a.question_id == by_topic[-1] for a in answers.messages))
+            heard = {a.question_id: a.status for a in answers.messages}
+            assert [heard.get(name) for name in by_topic] == [msg.Answer.CANCELLED] * len(by_topic)
             assert [p.result(10.0).status for p in pending][-1] is AnswerStatus.CANCELLED
             rejected = client.ask("What?", [object_id])
             assert rejected.status is AnswerStatus.INTERNAL_ERROR and "not active" in rejected.error
@@ -205,6 +221,12 @@ def test_whole_path_with_tracking_compressed_images_and_another_name(
         assert answer.status in (AnswerStatus.OK, AnswerStatus.TRUNCATED), answer.error
         assert 1 <= len(answer.frame_stamps_ns) <= 3 and answer.frame_id == "camera_optical"
         assert answer.stamp_ns == answer.frame_stamps_ns[-1] and answer.stamp_ns >= stamps[0]
+        clicks = peer.publisher(PointStamped, "/robot/eyes/point")
+        click = PointStamped(point=Point(x=35.0, y=45.0))
+        click.header.stamp.sec = 5  # a viewer's own clock
+        clicks.publish(click)
+        clicked = objects.next(matching=lambda m: len(m.objects) == 2).objects
+        assert [o.id for o in clicked] == [object_id, object_id + 1]
         code, seconds = node.stop(signal.SIGTERM)  # while it tracks
         assert (code, seconds < stop_limit_s()) == (0, True), node.output
         assert "Traceback" not in node.output and "a callback failed" not in node.output

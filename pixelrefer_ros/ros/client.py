@@ -28,7 +28,7 @@ from pixelrefer_ros.errors import (
     PixelReferError,
 )
 from pixelrefer_ros.ros import conversions, qos
-from pixelrefer_ros.ros.pending import PendingAnswer
+from pixelrefer_ros.ros.pending import PendingAnswer, PendingAnswers
 from pixelrefer_ros.srv import AddRegion, ListObjects, RemoveObject
 from pixelrefer_ros.types import Answer, AnswerStatus, Question, Region
 
@@ -58,9 +58,8 @@ class PixelReferClient:
         self._node = Node(
             f"pixelrefer_client_{uuid.uuid4().hex[:8]}", context=self._context, use_global_arguments=False
         )
-        self._pending: dict[str, PendingAnswer] = {}
+        self._pending = PendingAnswers()
         self._outbox: deque[Callable[[], None]] = deque()
-        self._lock = threading.Lock()
         self._clients = {
             name: self._node.create_client(kind, f"{self._name}/{name}", qos_profile=qos.REQUESTS)
             for name, kind in {
@@ -98,8 +97,7 @@ class PixelReferClient:
         """Stop the client's thread and leave ROS. Questions still running are cancelled."""
         if self._closing:
             return
-        with self._lock:
-            pending = list(self._pending.values())
+        pending = self._pending.all()
         for question in pending:
             question.cancel()
         deadline = time.monotonic() + _CANCEL_S
@@ -203,6 +201,7 @@ class PixelReferClient:
 
         Raises:
             TimeoutError: no answer came in time.
+            Exception: what `on_text` raised; the question is cancelled.
         """
         pending = self.start(Question(text, tuple(object_ids), **question), on_text=on_text)
         try:
@@ -216,14 +215,20 @@ class PixelReferClient:
     ) -> PendingAnswer:
         """Ask without waiting; a question without an id is given one."""
         message = conversions.question_to_msg(question)
+        named_here = not message.id
         message.id = message.id or uuid.uuid4().hex
         pending = PendingAnswer(conversions.to_question(message), self._cancel_goal)
-        with self._lock:
-            self._pending[message.id] = pending
+        self._pending.add(pending, named_here=named_here)
 
         def feedback(told: Any) -> None:
-            if on_text is not None and not pending.done:
+            if on_text is None or pending.done:
+                return
+            try:
                 on_text(told.feedback.text, told.feedback.tokens)
+            except Exception as error:  # the asker's own fault, for the asker to see; others are served on
+                self._pending.forget(pending)
+                pending.fail(error)
+                pending.cancel()
 
         def send() -> None:
             sent = self._ask.send_goal_async(Ask.Goal(question=message), feedback_callback=feedback)
@@ -241,21 +246,21 @@ class PixelReferClient:
     def _goal_replied(self, pending: PendingAnswer, goal: Any) -> None:
         if not goal.accepted:
             error = f"node {self._name} is not active and rejected the question: activate it"
-            self._finish(Answer(pending.question, AnswerStatus.INTERNAL_ERROR, error=error))
+            self._finish(pending, Answer(pending.question, AnswerStatus.INTERNAL_ERROR, error=error))
             return
         pending.accepted(goal)
         goal.get_result_async().add_done_callback(
-            lambda future: self._finish(conversions.to_answer(future.result().result.answer))
+            lambda future: self._finish(pending, conversions.to_answer(future.result().result.answer))
         )
 
     def _heard(self, message: msg.Answer) -> None:
-        self._finish(conversions.to_answer(message))
+        """Make up for a lost result."""
+        if (pending := self._pending.named_here(message.question_id)) is not None:
+            self._finish(pending, conversions.to_answer(message))
 
-    def _finish(self, answer: Answer) -> None:
-        with self._lock:
-            pending = self._pending.pop(answer.question.id, None)
-        if pending is not None:
-            pending.resolve(answer)
+    def _finish(self, pending: PendingAnswer, answer: Answer) -> None:
+        self._pending.forget(pending)
+        pending.resolve(answer)
 
     def _call(self, name: str, request: Any, timeout_s: float, *, retry: bool) -> Any:
         """Call a service; repeat the request while no reply comes, if that does no harm."""
@@ -274,7 +279,11 @@ class PixelReferClient:
 
     def _spin(self) -> None:
         while self._context.ok() and not self._closing:
-            self._executor.spin_once()
+            try:
+                self._executor.spin_once()
+            except Exception as error:  # one reply that cannot be read must not end all others
+                if not self._closing:
+                    self._node.get_logger().error(f"a callback failed: {type(error).__name__}: {error}")
 
 
 def _raise_refusal(status: int, error: str) -> None:

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from rclpy.callback_groups import CallbackGroup
 from rclpy.exceptions import InvalidHandle
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
@@ -59,7 +58,6 @@ def create_deferred_service(
     srv_type: Any,
     name: str,
     callback: Callable[[Any, DeferredReply], None],
-    callback_group: CallbackGroup | None = None,
 ) -> Service:
     """Create a service that replies when it wants to.
 
@@ -68,7 +66,6 @@ def create_deferred_service(
         srv_type: the service type.
         name: the service name.
         callback: given the request and the reply owed; returns at once.
-        callback_group: as for ``Node.create_service``.
     """
 
     def start(request: Any, _response: Any) -> DeferredReply:
@@ -76,9 +73,7 @@ def create_deferred_service(
         callback(request, reply)
         return reply
 
-    service = node.create_service(
-        srv_type, name, start, qos_profile=qos.REQUESTS, callback_group=callback_group
-    )
+    service = node.create_service(srv_type, name, start, qos_profile=qos.REQUESTS)
     send_now = service.send_response
 
     def send_response(response: Any, header: Any) -> None:

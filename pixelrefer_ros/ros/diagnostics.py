@@ -16,12 +16,12 @@ from rclpy.node import Node
 
 from pixelrefer_ros.parameters import Parameters
 from pixelrefer_ros.ros import qos
+from pixelrefer_ros.ros.health import Health
 from pixelrefer_ros.ros.inputs import ImageInput
 from pixelrefer_ros.ros.switch import SwitchedPerception
 from pixelrefer_ros.ros.throttled_log import ThrottledLog
 
 _PERIOD_S = 1.0
-_STALE_S = 2.0
 
 
 class Diagnostics:
@@ -47,6 +47,7 @@ class Diagnostics:
         self._node, self._work, self._log, self._camera = node, work, log, camera
         self._parameters = parameters
         self._tracked, self._tracked_at = 0, time.monotonic()
+        self._health = Health()
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", qos.DIAGNOSTICS)
         # The steady clock: with sim time a paused simulation is just when one looks at diagnostics.
         self._timer = node.create_timer(
@@ -66,15 +67,11 @@ class Diagnostics:
 
     def _status(self) -> DiagnosticStatus:
         camera, stats = self._camera(), self._work.stats()
-        if camera is None or stats is None:
-            level, text = DiagnosticStatus.OK, "switched off"
-        elif camera.age_s() > _STALE_S:
-            level, text = (
-                DiagnosticStatus.WARN,
-                "no image arrives: check the image topic, its QoS and image_transport",
-            )
-        else:
-            level, text = DiagnosticStatus.OK, "working"
+        level, text = self._health.judge(
+            image_age_s=camera.age_s() if camera else None,
+            frame_age_s=camera.frame_age_s() if camera else 0.0,
+            stats=stats,
+        )
         values = self._values(camera, stats or {})
         return DiagnosticStatus(
             level=level,
@@ -100,7 +97,7 @@ class Diagnostics:
             values[kind] = count
         values["memory_mb"] = f"{_resident_mb():.0f}"
         if self._parameters.device.startswith("cuda"):
-            values["gpu_memory_mb"] = f"{_gpu_mb():.0f}"
+            values["gpu_memory_mb"] = f"{_gpu_mb(self._parameters.device):.0f}"
         # What was chosen, not what was asked for: an exported folder has its own precision, too.
         for what, in_use in self._work.perception.backends.items():
             values["backend" if what == "model" else f"{what}_backend"] = in_use
@@ -128,10 +125,10 @@ def _percentiles_ms(durations_s: Sequence[float]) -> tuple[float, float]:
     return float(p50), float(p99)
 
 
-def _gpu_mb() -> float:
-    """Memory that torch holds on the GPU, MB."""
+def _gpu_mb(device: str) -> float:
+    """Memory that torch holds on a GPU, ``cuda`` or ``cuda:N``, MB."""
     torch: Any = sys.modules.get("torch")  # the models have imported it; diagnostics alone must not
-    return float(torch.cuda.memory_allocated()) / 1e6 if torch is not None else 0.0
+    return float(torch.cuda.memory_allocated(device)) / 1e6 if torch is not None else 0.0
 
 
 def _resident_mb() -> float:

@@ -37,6 +37,7 @@ class ImageInput:
         self._node, self._work, self._log = node, work, log
         self._arrivals: deque[float] = deque(maxlen=256)
         self._conversions_s: deque[float] = deque(maxlen=256)
+        self._read_at = float("-inf")
         self.received = 0
         compressed = parameters.image_transport == "compressed"
         self._subscription: Subscription = node.create_subscription(
@@ -53,6 +54,10 @@ class ImageInput:
     def age_s(self) -> float:
         """Seconds since an image arrived; infinite before the first."""
         return time.monotonic() - self._arrivals[-1] if self._arrivals else float("inf")
+
+    def frame_age_s(self) -> float:
+        """Seconds since an image arrived that could be read; infinite before the first."""
+        return time.monotonic() - self._read_at
 
     def rate_hz(self) -> float:
         """Images per second over the last few seconds."""
@@ -76,7 +81,8 @@ class ImageInput:
         self._arrivals.append(arrived)
         try:
             frame = to_frame(message)
-            self._conversions_s.append(time.monotonic() - arrived)
+            self._read_at = time.monotonic()
+            self._conversions_s.append(self._read_at - arrived)
         except PixelReferError as error:
             self._log.warn("image refused", str(error))
             return

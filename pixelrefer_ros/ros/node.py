@@ -202,9 +202,12 @@ class PixelReferNode(LifecycleNode):
         return detached.result()
 
     def _deactivate(self) -> None:
-        active, self._active = self._active, None
-        if active is not None:
-            active.close()
+        if self._active is None:
+            return
+        try:
+            self._active.close()  # first: what this cancels is still told by `_say`
+        finally:
+            self._active = None
 
     def _release(self) -> None:
         if self._work is not None:

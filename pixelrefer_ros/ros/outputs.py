@@ -39,6 +39,7 @@ class Outputs:
         self.overlay_quality = overlay_quality
         self._vision_msgs = vision_messages()
         self._publishers: list[Publisher] = []
+        self._closed = False
         self._objects = self._publisher(msg.ObjectArray, "~/objects")
         self._masks = self._publisher(Image, "~/masks")
         self._overlay = self._publisher(CompressedImage, "~/overlay/compressed")
@@ -56,12 +57,15 @@ class Outputs:
         return publisher
 
     def close(self) -> None:
-        """Publish no more."""
+        """Publish no more: a worker that was left to end alone may still try to."""
+        self._closed = True
         for publisher in self._publishers:
             self._node.destroy_publisher(publisher)
 
     def publish_scene(self, scene: Scene) -> None:
         """Publish a tracked frame: its objects always, pictures and detections to whoever listens."""
+        if self._closed:
+            return
         self._objects.publish(scene_to_objects(scene))
         if self._masks.get_subscription_count():
             self._masks.publish(pictures.scene_to_label_image(scene))
@@ -72,4 +76,5 @@ class Outputs:
 
     def publish_answer(self, answer: Answer) -> None:
         """Publish a finished answer."""
-        self._answers.publish(answer_to_msg(answer))
+        if not self._closed:
+            self._answers.publish(answer_to_msg(answer))

@@ -39,11 +39,6 @@ class SwitchedPerception:
         self._on_answer = on_answer
         self._live: LivePerception | None = None
 
-    @property
-    def on(self) -> bool:
-        """True while frames are tracked and questions answered."""
-        return self._live is not None
-
     def switch_on(self) -> None:
         """Start working; nothing happens if it works already."""
         from pixelrefer_ros.perception import LivePerception
@@ -69,9 +64,9 @@ class SwitchedPerception:
 
     def add_region(self, region: Region) -> int:
         """As `Perception.add_region`; `NoFrame` while switched off."""
-        if (live := self._live) is None:
+        if self._live is None:
             raise NoFrame(_OFF)
-        return live.add_region(region)
+        return self.perception.add_region(region)
 
     def ask(
         self,
