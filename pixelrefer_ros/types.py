@@ -18,6 +18,12 @@ RgbImage = NDArray[np.uint8]
 """(height, width, 3) uint8, RGB."""
 Mask = NDArray[np.bool_]
 """(height, width) bool, True on the object."""
+NANOSECONDS = 1_000_000_000
+"""In a second."""
+REGION_TAG = "<region>"
+"""Where the text of a question speaks of an object."""
+MAX_POINTS = 64
+"""Of one region: the bound of ``Region.points`` in the message."""
 
 
 class TrackState(IntEnum):

@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+from dataclasses import field, make_dataclass
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -11,12 +15,13 @@ pytest.importorskip("pixelrefer_ros.msg")
 pytestmark = pytest.mark.ros
 
 import pixelrefer_ros.msg as msg  # noqa: E402
-from geometry_msgs.msg import Point, PointStamped  # noqa: E402
+from geometry_msgs.msg import Point, PointStamped, PoseWithCovariance  # noqa: E402
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from hypothesis.extra import numpy as hnp  # noqa: E402
 from rclpy.serialization import deserialize_message, serialize_message  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest  # noqa: E402
+from std_msgs.msg import Header  # noqa: E402
 
 from pixelrefer_ros.errors import BadQuestion, EmptyRegion, ImageError  # noqa: E402
 from pixelrefer_ros.images import encode_jpeg  # noqa: E402
@@ -218,6 +223,37 @@ def test_label_image_holds_ids_with_the_newest_object_on_top():
     assert (message.encoding, message.width, message.header.stamp.sec) == ("16UC1", 16, 7)
     assert labels[3, 2] == 1 and labels[5, 5] == 2 and labels[0, 0] == 0
     assert set(np.unique(labels)) == {0, 1, 2}
+
+
+def vision_messages() -> SimpleNamespace:
+    """The fields of vision_msgs 4, which is not installable here: other names cannot be set."""
+
+    def message(name: str, **fields: Any) -> type:
+        made = [(f, Any, field(default_factory=default)) for f, default in fields.items()]
+        return make_dataclass(name, made, slots=True)
+
+    point = message("Point2D", x=float, y=float)
+    pose = message("Pose2D", position=point, theta=float)
+    box = message("BoundingBox2D", center=pose, size_x=float, size_y=float)
+    hypothesis = message("ObjectHypothesis", class_id=str, score=float)
+    return SimpleNamespace(
+        Detection2DArray=message("Detection2DArray", header=Header, detections=list),
+        Detection2D=message("Detection2D", header=Header, results=list, bbox=box, id=str),
+        ObjectHypothesisWithPose=message(
+            "ObjectHypothesisWithPose", hypothesis=hypothesis, pose=PoseWithCovariance
+        ),
+    )
+
+
+def test_detections_are_the_objects_seen_by_label_with_the_centre_of_their_box():
+    message = pictures.scene_to_detections(scene(), vision_messages())
+    assert (message.header.stamp.sec, message.header.frame_id) == (7, "cam")
+    second, first = message.detections  # the lost one is not there
+    assert (second.id, first.id, first.header) == ("2", "1", message.header)
+    centre = first.bbox.center.position
+    assert (centre.x, centre.y, first.bbox.size_x, first.bbox.size_y) == (4.0, 4.5, 6.0, 5.0)
+    (said,) = first.results
+    assert (said.hypothesis.class_id, said.hypothesis.score) == ("first", 0.75)
 
 
 def test_overlay_is_a_jpeg_of_the_image():

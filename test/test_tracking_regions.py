@@ -8,14 +8,13 @@ from hypothesis import strategies as st
 
 from pixelrefer_ros.errors import EmptyRegion, ImageError, NoSuchObject
 from pixelrefer_ros.tracking.prompts import (
-    MAX_POINTS,
     MaskPrompt,
     PointPrompt,
     check_frame,
     clip_box,
     to_prompt,
 )
-from pixelrefer_ros.types import Box, Region
+from pixelrefer_ros.types import MAX_POINTS, Box, Region
 
 HEIGHT, WIDTH = 48, 64
 coordinate = st.integers(-200, 200)

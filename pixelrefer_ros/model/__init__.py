@@ -22,7 +22,7 @@ from pixelrefer_ros.model.object_encoder import ObjectEncoder
 from pixelrefer_ros.model.patches import patchify
 from pixelrefer_ros.model.pixelrefer import PixelReferLite, never
 from pixelrefer_ros.model.position import patch_positions
-from pixelrefer_ros.model.prompt import REGION_TAG, TURN_END, TimedTokens, chat_pieces, region_text
+from pixelrefer_ros.model.prompt import TURN_END, TimedTokens, chat_pieces, region_text
 from pixelrefer_ros.model.region_network import RegionNetwork
 from pixelrefer_ros.model.tiny import write_tiny_checkpoint
 from pixelrefer_ros.model.tokenizer import TOKENIZER_FILES, ChatTokenizer
@@ -42,7 +42,6 @@ __all__ = [
     "PATCH",
     "PATCH_BUDGET",
     "REGION_PREFIX",
-    "REGION_TAG",
     "SINGLE",
     "TOKENIZER_FILES",
     "TURN_END",

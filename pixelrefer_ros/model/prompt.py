@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from pixelrefer_ros.errors import BadQuestion
 from pixelrefer_ros.model.network import ObjectTokens
+from pixelrefer_ros.types import REGION_TAG
 
-REGION_TAG = "<region>"
-"""Where a question speaks of an object."""
 REGION_TOKEN = "<REGION>"  # noqa: S105 (a token of the vocabulary)
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 

@@ -18,7 +18,7 @@ from rosbags.typesys.store import Typestore
 
 from pixelrefer_ros.errors import ImageError, InputFileError
 from pixelrefer_ros.images import decode_compressed, message_to_rgb
-from pixelrefer_ros.types import Frame, RgbImage
+from pixelrefer_ros.types import NANOSECONDS, Frame, RgbImage
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
@@ -27,7 +27,6 @@ BrokenImageListener = Callable[[int, str], None]
 """Told the index of an image message that cannot be read, counted on its topic from 0, and why."""
 
 _log = logging.getLogger(__name__)
-_NANOSECONDS = 1_000_000_000
 
 
 @functools.cache
@@ -129,7 +128,7 @@ class ImageBag:
         for index, (time_ns, data) in enumerate(self.raw()):
             try:
                 message: Any = ros_types().deserialize_cdr(data, self.message_type)
-                stamp_ns = message.header.stamp.sec * _NANOSECONDS + message.header.stamp.nanosec
+                stamp_ns = message.header.stamp.sec * NANOSECONDS + message.header.stamp.nanosec
                 frame = Frame(decode(message), stamp_ns or time_ns, message.header.frame_id)
             except ImageError as error:
                 on_broken(index, str(error))

@@ -28,13 +28,12 @@ import numpy as np
 
 from pixelrefer_ros.images import MAX_PIXELS
 from pixelrefer_ros.offline.fields import Entry, is_number, is_whole, read_entries
-from pixelrefer_ros.types import Box, Region
+from pixelrefer_ros.types import NANOSECONDS, Box, Region
 
 _WHEN = ("at", "frame", "stamp_ns")
 _SHAPES = ("box", "points", "mask")
 _REGION_FIELDS = ("id", "label", *_WHEN, *_SHAPES)
 _QUESTION_FIELDS = ("id", "text", "objects", *_WHEN, "every_s", "frames", "history_s", "max_tokens")
-_NANOSECONDS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ class When:
             return f"frame {self.frame}"
         if self.stamp_ns is not None:
             return f"stamp {self.stamp_ns} ns"
-        return f"{(self.after_ns or 0) / _NANOSECONDS:g} s after the first frame"
+        return f"{(self.after_ns or 0) / NANOSECONDS:g} s after the first frame"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -158,7 +157,7 @@ def read_questions(path: Path | str, regions: Sequence[RegionEntry]) -> list[Que
 def _when(entry: Entry) -> When | None:
     field = entry.one_of(_WHEN)
     if field == "at":
-        return When(after_ns=round(entry.seconds("at") * _NANOSECONDS))
+        return When(after_ns=round(entry.seconds("at") * NANOSECONDS))
     if field == "frame":
         return When(frame=entry.whole("frame"))
     if field == "stamp_ns":
@@ -218,7 +217,7 @@ def _mask(entry: Entry) -> np.ndarray:
 
 def _question(entry: Entry, names: list[str]) -> QuestionEntry:
     entry.only(_QUESTION_FIELDS)
-    every_ns = round(entry.seconds("every_s", above=0) * _NANOSECONDS) if "every_s" in entry else 0
+    every_ns = round(entry.seconds("every_s", above=0) * NANOSECONDS) if "every_s" in entry else 0
     return QuestionEntry(
         number=entry.number,
         id=entry.text("id", default=f"q{entry.number}"),

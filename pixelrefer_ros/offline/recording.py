@@ -14,9 +14,8 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from pixelrefer_ros.errors import InputFileError
 from pixelrefer_ros.images import encode_jpeg
 from pixelrefer_ros.offline.bags import COMPRESSED_IMAGE, IMAGE, ros_types
-from pixelrefer_ros.types import Frame, RgbImage
+from pixelrefer_ros.types import NANOSECONDS, Frame, RgbImage
 
-_NANOSECONDS = 1_000_000_000
 _STORAGE = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 
 
@@ -69,7 +68,7 @@ _ENCODE: dict[str, Callable[[RgbImage], Any]] = {
 
 def _message(frame: Frame, message_type: str, encoding: str) -> Any:
     types = ros_types().types
-    stamp = types["builtin_interfaces/msg/Time"](*divmod(frame.stamp_ns, _NANOSECONDS))
+    stamp = types["builtin_interfaces/msg/Time"](*divmod(frame.stamp_ns, NANOSECONDS))
     header = types["std_msgs/msg/Header"](stamp, frame.frame_id)
     coded = _ENCODE[encoding](frame.rgb)
     if message_type == COMPRESSED_IMAGE:

@@ -16,9 +16,7 @@ from pixelrefer_ros.offline.bags import ImageBag
 from pixelrefer_ros.offline.files import QuestionEntry, RegionEntry, read_questions, read_regions
 from pixelrefer_ros.offline.records import line
 from pixelrefer_ros.parameters import Parameters, check_parameters, find_parameter
-from pixelrefer_ros.types import Frame, Scene
-
-_NANOSECONDS = 1_000_000_000
+from pixelrefer_ros.types import NANOSECONDS, Frame, Scene
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -167,7 +165,7 @@ def _overlay(path: Path | None, stack: ExitStack) -> Callable[[Scene], None] | N
     def hold() -> None:
         """Let the last picture, which carries the last answers, stay for two seconds."""
         for scene in newest:
-            video.write(draw_overlay(scene), scene.frame.stamp_ns + 2 * _NANOSECONDS)
+            video.write(draw_overlay(scene), scene.frame.stamp_ns + 2 * NANOSECONDS)
 
     stack.callback(hold)
     return show

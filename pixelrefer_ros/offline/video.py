@@ -15,10 +15,9 @@ from av.codec.codec import UnknownCodecError
 from av.filter import Graph
 
 from pixelrefer_ros.errors import InputFileError
-from pixelrefer_ros.types import RgbImage
+from pixelrefer_ros.types import NANOSECONDS, RgbImage
 
-_NANOSECONDS = 1_000_000_000
-_LONGEST_GAP_NS = 2 * _NANOSECONDS
+_LONGEST_GAP_NS = 2 * NANOSECONDS
 _TICKS_PER_S = {".mp4": 90_000, ".gif": 100}
 _MP4_ENCODERS = ("libx264", "libopenh264", "mpeg4")
 
@@ -81,7 +80,7 @@ class VideoWriter:
         else:
             self._shown_ns += min(max(stamp_ns - self._last_ns, 0), _LONGEST_GAP_NS)
         self._last_ns = stamp_ns
-        tick = round(Fraction(self._shown_ns, _NANOSECONDS) / self._time_base)
+        tick = round(Fraction(self._shown_ns, NANOSECONDS) / self._time_base)
         self._last_tick = max(tick, self._last_tick + 1)
         frame = av.VideoFrame.from_ndarray(self._fit(rgb, self._stream), format="rgb24")
         frame.pts, frame.time_base = self._last_tick, self._time_base

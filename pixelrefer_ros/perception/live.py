@@ -16,10 +16,9 @@ from typing import Any
 
 from pixelrefer_ros.perception.answering import AnswerInProgress, Asked, TextListener
 from pixelrefer_ros.perception.core import Perception
-from pixelrefer_ros.perception.memory import NANOSECONDS
 from pixelrefer_ros.perception.statistics import Statistics
 from pixelrefer_ros.perception.ticket import Ticket
-from pixelrefer_ros.types import Answer, AnswerStatus, Frame, Question, Scene
+from pixelrefer_ros.types import NANOSECONDS, Answer, AnswerStatus, Frame, Question, Scene
 
 _log = logging.getLogger(__name__)
 _RATE_SLACK = 0.9

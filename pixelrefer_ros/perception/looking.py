@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from pixelrefer_ros.errors import BadQuestion, ObjectLost
 from pixelrefer_ros.perception.memory import (
-    NANOSECONDS,
     FrameMemory,
     RememberedFrame,
     RememberedMask,
@@ -20,7 +19,7 @@ from pixelrefer_ros.perception.settings import (
     MAX_OBJECTS_PER_QUESTION,
     PerceptionSettings,
 )
-from pixelrefer_ros.types import Mask, Question, RgbImage
+from pixelrefer_ros.types import NANOSECONDS, REGION_TAG, Mask, Question, RgbImage
 
 if TYPE_CHECKING:
     from pixelrefer_ros.model import (
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
         TimedTokens,
     )
     from pixelrefer_ros.runtime import BackendInUse
-
-REGION = "<region>"
 
 
 class RegionLanguage(Protocol):
@@ -85,7 +82,7 @@ def check_question(question: Question, settings: PerceptionSettings) -> None:
             neither 0 nor that of the objects, too many frames or tokens.
     """
     ids, text = question.object_ids, question.text
-    if not text.replace(REGION, "").strip():
+    if not text.replace(REGION_TAG, "").strip():
         raise BadQuestion(f"the question {text!r} has no words: ask something about the object")
     if len(text) > settings.max_question_chars:
         raise BadQuestion(
@@ -94,10 +91,11 @@ def check_question(question: Question, settings: PerceptionSettings) -> None:
         )
     if not 1 <= len(ids) <= MAX_OBJECTS_PER_QUESTION:
         raise BadQuestion(f"the question names {len(ids)} objects: name 1 to {MAX_OBJECTS_PER_QUESTION}")
-    regions = text.count(REGION)
+    regions = text.count(REGION_TAG)
     if regions not in (0, len(ids)):
         raise BadQuestion(
-            f"the text has {regions} {REGION} for {len(ids)} objects: write one per object, in order, or none"
+            f"the text has {regions} {REGION_TAG} for {len(ids)} objects: "
+            "write one per object, in order, or none"
         )
     if not 0 <= question.frames <= settings.history_frames:
         raise BadQuestion(

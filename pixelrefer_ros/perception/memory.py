@@ -11,12 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pixelrefer_ros.errors import NoFrame
-from pixelrefer_ros.types import Box, Frame, Mask, Track, TrackState
+from pixelrefer_ros.types import NANOSECONDS, Box, Frame, Mask, Track, TrackState
 
 if TYPE_CHECKING:
     from pixelrefer_ros.model import GlobalFeatures, ObjectTokens
-
-NANOSECONDS = 1_000_000_000
 
 
 @dataclass(eq=False, slots=True)

@@ -9,10 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pixelrefer_ros.errors import EmptyRegion
-from pixelrefer_ros.types import Box, Frame, Mask, Region
-
-MAX_POINTS = 64
-"""The bound of ``Region.points`` in the message."""
+from pixelrefer_ros.types import MAX_POINTS, Box, Frame, Mask, Region
 
 
 def check_region(region: Region, frame: Frame) -> None:

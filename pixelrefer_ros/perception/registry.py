@@ -8,10 +8,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pixelrefer_ros.errors import NoSuchObject, ObjectLost, Overloaded, PixelReferError
-from pixelrefer_ros.types import Answer, AnswerStatus, Description, Track, TrackedObject, TrackState
+from pixelrefer_ros.types import (
+    NANOSECONDS,
+    Answer,
+    AnswerStatus,
+    Description,
+    Track,
+    TrackedObject,
+    TrackState,
+)
 
 _REMEMBERED_REFUSALS = 256
-_RETRY_DESCRIPTION_NS = 1_000_000_000
+_RETRY_DESCRIPTION_NS = NANOSECONDS
 
 
 @dataclass(eq=False, slots=True)

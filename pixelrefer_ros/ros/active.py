@@ -61,6 +61,11 @@ class ActiveInterface:
             action.accepting = True
             self._opened = opened.pop_all()
 
+    @property
+    def image_topic(self) -> str:
+        """The topic that images come from; empty while switched off."""
+        return self._camera.topic if self._camera is not None else ""
+
     def close(self) -> None:
         """Stop work, cancel what runs, and take topics and services away."""
         self._action.accepting = False

@@ -13,6 +13,7 @@ import pixelrefer_ros.msg as msg
 from pixelrefer_ros.errors import BadQuestion, EmptyRegion, ImageError
 from pixelrefer_ros.images import decode_compressed, message_to_rgb, to_mask
 from pixelrefer_ros.types import (
+    NANOSECONDS,
     Answer,
     AnswerStatus,
     Box,
@@ -23,31 +24,30 @@ from pixelrefer_ros.types import (
     TrackedObject,
 )
 
-_NANOSECONDS = 1_000_000_000
 _INT32_MAX = 2**31 - 1
 
 
 def stamp_to_ns(stamp: Time) -> int:
     """A stamp as integer nanoseconds."""
-    return int(stamp.sec) * _NANOSECONDS + int(stamp.nanosec)
+    return int(stamp.sec) * NANOSECONDS + int(stamp.nanosec)
 
 
 def ns_to_stamp(stamp_ns: int) -> Time:
     """Integer nanoseconds as a stamp."""
-    seconds, nanoseconds = divmod(stamp_ns, _NANOSECONDS)
+    seconds, nanoseconds = divmod(stamp_ns, NANOSECONDS)
     return Time(sec=seconds, nanosec=nanoseconds)
 
 
 def duration_to_s(duration: Duration) -> float:
     """A duration in seconds; negative if the message is."""
-    return int(duration.sec) + int(duration.nanosec) / _NANOSECONDS
+    return int(duration.sec) + int(duration.nanosec) / NANOSECONDS
 
 
 def s_to_duration(seconds: float) -> Duration:
     """Seconds as a duration, rounded to nanoseconds; what does not fit becomes the longest one there is."""
-    whole, nanoseconds = divmod(round(seconds * _NANOSECONDS), _NANOSECONDS)
+    whole, nanoseconds = divmod(round(seconds * NANOSECONDS), NANOSECONDS)
     if whole > _INT32_MAX:
-        return Duration(sec=_INT32_MAX, nanosec=_NANOSECONDS - 1)
+        return Duration(sec=_INT32_MAX, nanosec=NANOSECONDS - 1)
     return Duration(sec=whole, nanosec=nanoseconds)
 
 

@@ -51,6 +51,11 @@ class ImageInput:
         """Stop receiving."""
         self._node.destroy_subscription(self._subscription)
 
+    @property
+    def topic(self) -> str:
+        """The full name of its topic."""
+        return str(self._subscription.topic_name)
+
     def age_s(self) -> float:
         """Seconds since an image arrived; infinite before the first."""
         return time.monotonic() - self._arrivals[-1] if self._arrivals else float("inf")

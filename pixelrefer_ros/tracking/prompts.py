@@ -9,10 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pixelrefer_ros.errors import EmptyRegion, ImageError, NoSuchObject
-from pixelrefer_ros.types import Box, Mask, Region, RgbImage
+from pixelrefer_ros.types import MAX_POINTS, Box, Mask, Region, RgbImage
 
-MAX_POINTS = 64
-"""Points of one region at most; also of all regions that refine one object on one frame."""
 BOX_CORNER_LABELS = (2, 3)
 """SAM 2's labels of a box's top-left and bottom-right corner, given as two points."""
 

@@ -15,10 +15,10 @@ from pixelrefer_ros.tracking.apart import NOT_THERE, keep_apart, overlap
 from pixelrefer_ros.tracking.followed import Followed, joined
 from pixelrefer_ros.tracking.frame_order import FrameKey, FrameOrder, frame_key
 from pixelrefer_ros.tracking.masks import mask_at_frame_size, mask_box
-from pixelrefer_ros.tracking.prompts import MAX_POINTS, MaskPrompt, PointPrompt, check_frame
+from pixelrefer_ros.tracking.prompts import MaskPrompt, PointPrompt, check_frame
 from pixelrefer_ros.tracking.states import StateRules, Visibility
 from pixelrefer_ros.tracking.steps import Decoded, Features, Sam2Steps
-from pixelrefer_ros.types import Frame, Mask, Track, TrackState
+from pixelrefer_ros.types import MAX_POINTS, Frame, Mask, Track, TrackState
 
 _OVERLAPS = 0.2  # of the smaller of two masks
 
@@ -161,7 +161,7 @@ class Session:
         item, size = self._objects[row], check_frame(frame.rgb)
         first = key == item.prompt_key
         if first:
-            prompt = joined(item.points, prompt, MAX_POINTS)
+            prompt = joined(item.points, prompt, MAX_POINTS)  # as of one region
             conditioned = self._sam2.without_memory(features)
         else:
             distance = item.first_distance or max(self._order.place(frame.stamp_ns) - item.prompt_place, 1)

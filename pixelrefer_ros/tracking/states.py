@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pixelrefer_ros.errors import ParameterError
-from pixelrefer_ros.types import TrackState
+from pixelrefer_ros.types import NANOSECONDS, TrackState
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,8 @@ class Visibility:
             self.state, self.unseen_frames, self.seen_ns = TrackState.TRACKED, 0, stamp_ns
             return self.state
         self.unseen_frames += 1
-        too_long = rules.lost_after_s is not None and stamp_ns - self.seen_ns >= rules.lost_after_s * 1e9
+        unseen_s = (stamp_ns - self.seen_ns) / NANOSECONDS
+        too_long = rules.lost_after_s is not None and unseen_s >= rules.lost_after_s
         if self.state == TrackState.LOST or too_long or self.unseen_frames >= rules.lost_after_frames:
             self.state = TrackState.LOST
         else:
