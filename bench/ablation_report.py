@@ -5,139 +5,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from ablation_variants import FULL, of_tokens
-
-Result = dict[str, Any]
-NOISE = 2.0
-"""Standard errors that a difference must exceed to count."""
+from ablation_verdicts import (
+    CATEGORY,
+    CLAIMS,
+    MEASURES,
+    NEIGHBOURS,
+    NOISE,
+    PICTURE,
+    PLOTTED,
+    TWINS,
+    VIDEO,
+    Measured,
+    Result,
+    change,
+    gap_verdict,
+    silent,
+    spread,
+    verdict,
+)
 
 _PAGE, _PLOT = "ablations.md", "ablations.svg"
-
-
-class Measured(NamedTuple):
-    """A share, and of how many answers."""
-
-    share: float
-    count: int
-
-    @property
-    def variance(self) -> float:
-        """Of the share, if each answer were a draw of its own; never 0, not even if all are right."""
-        likely = (self.share * self.count + 1) / (self.count + 2)
-        return likely * (1 - likely) / self.count
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A column of the table.
-
-    Attributes:
-        title: in the table.
-        rows: of the scores, counted together.
-        recall: the share of true facts that are stated, instead of that of right answers.
-    """
-
-    title: str
-    rows: tuple[str, ...]
-    recall: bool = False
-
-    def of(self, result: Result) -> Measured | None:
-        """None where nothing was asked."""
-        rows = [result["scores"][row] for row in self.rows if row in result["scores"]]
-        count = sum(row["count"] for row in rows)
-        over, under = ("recalled", "expected") if self.recall else ("correct", "count")
-        whole = sum(row[under] for row in rows)
-        return Measured(sum(row[over] for row in rows) / whole, count) if whole else None
-
-
-CATEGORY = Measure("category", ("category",))
-NEIGHBOURS = Measure("neighbours", ("relation",))
-SMALL, LARGE = (Measure(f"{size} regions", (f"category, {size}",)) for size in ("small", "large"))
-PICTURE = Measure("picture description", ("describe_detail",), recall=True)
-VIDEO = Measure("video description", ("describe_video",), recall=True)
-MEASURES = (
-    CATEGORY,
-    SMALL,
-    LARGE,
-    Measure("attributes", ("attributes",)),
-    Measure("place", ("place",)),
-    NEIGHBOURS,
-    Measure("comparison", ("comparison",)),
-    Measure("motion and time", ("time",)),
-    PICTURE,
-    VIDEO,
-)
-PLOTTED = (CATEGORY, PICTURE, VIDEO)
-"""What stands for the paper's LVIS or PACO, DLC-Bench, and VideoRefer-Bench-D or HC-STVG."""
-
-
-class Claim(NamedTuple):
-    """The paper found ``better`` above ``worse``, by so much in what stands for each of `PLOTTED`."""
-
-    table: str
-    worse: str
-    better: str
-    paper: tuple[float, float, float]
-
-
-CLAIMS = (
-    Claim("7", of_tokens(1), of_tokens(8), (3.9, 5.2, 20.2)),
-    Claim("7", of_tokens(8), of_tokens(16), (0.9, 5.7, 2.0)),
-    Claim("7", of_tokens(16), of_tokens(32), (0.8, 1.0, 12.7)),
-    Claim("8", "mask-pooling", FULL, (6.8, 9.3, 2.3)),
-    Claim("8", "no-expansion", FULL, (5.2, 0.7, 0.9)),
-    Claim("8", "no-position", FULL, (0.2, 1.8, 1.7)),
-    Claim("9", "no-infusion", "no-global", (0.2, 1.5, 4.1)),
-    Claim("9", "no-infusion", "no-local", (3.2, 1.6, 7.6)),
-    Claim("9", "no-local", FULL, (1.2, 0.1, 14.1)),
-    Claim("9", "no-global", FULL, (4.2, 0.2, 17.6)),
-)
-"""Differences of the printed scores, in their points: LVIS (SSim; Table 7: PACO), DLC-Bench, HC-STVG (CIDEr);
-Table 7's are those of the object-only framework."""
-
-
-def verdict(worse: Measured | None, better: Measured | None) -> str:
-    """What our two shares say of a claim; differences within the noise say nothing."""
-    if worse is None or better is None:
-        return "not measured"
-    points = f"({100 * (better.share - worse.share):+.1f})"
-    if too_close(worse, better):
-        return f"too close to tell {points}"
-    return f"{'as' if better.share > worse.share else 'NOT as'} in the paper {points}"
-
-
-def too_close(one: Measured, other: Measured) -> bool:
-    """Whether their difference is within the noise."""
-    return abs(one.share - other.share) <= NOISE * math.sqrt(one.variance + other.variance)
-
-
-def change(worse: Measured | None, better: Measured | None) -> str:
-    """The difference of our two shares, where the paper has none."""
-    if worse is None or better is None:
-        return "not measured"
-    points = f"{100 * (better.share - worse.share):+.1f}"
-    return f"too close to tell ({points})" if too_close(worse, better) else points
-
-
-def gap_verdict(results: dict[str, Result]) -> str | None:
-    """Fig. 12: SAOT gains more over mask pooling on small regions than on large ones."""
-    if not {"mask-pooling", FULL} <= set(results):
-        return None
-    four = [m.of(results[name]) for m in (SMALL, LARGE) for name in ("mask-pooling", FULL)]
-    if any(one is None for one in four):
-        return "not measured"
-    small_pooling, small_full, large_pooling, large_full = (one for one in four if one is not None)
-    small, large = small_full.share - small_pooling.share, large_full.share - large_pooling.share
-    error = math.sqrt(sum(one.variance for one in four if one is not None))
-    gains = f"gain {100 * small:+.1f} on small, {100 * large:+.1f} on large regions"
-    if abs(small - large) <= NOISE * error:
-        return f"too close to tell ({gains})"
-    return f"{'as' if small > large else 'NOT as'} in the paper ({gains})"
 
 
 def write_report(results: Sequence[Result], folder: Path) -> Path:
@@ -193,12 +83,12 @@ def lines(results: Sequence[Result]) -> Iterator[str]:
         cells = [_cell(measure.of(result)) for measure in MEASURES]
         yield f"| {result['title']} | {result['parameters'] / 1e6:.2f} M | {' | '.join(cells)} |"
     yield ""
-    yield "± is one standard error of the questions; the spread over training seeds was not measured."
+    yield "± is one standard error of the questions."
     yield ""
     yield f"![Category, neighbours, picture and video description of every variant]({_PLOT})"
     yield ""
     yield from _claims({result["variant"]: result for result in results})
-    yield from _limits()
+    yield from _limits(results)
     yield "## How it was run"
     yield ""
     commits: dict[tuple[str, str], set[str]] = {}
@@ -213,8 +103,8 @@ def _claims(results: dict[str, Result]) -> Iterator[str]:
     yield ""
     yield (
         "Each row is a pair of which the paper has the second above the first; in brackets our difference in "
-        f"points. A difference counts beyond {NOISE:g} standard errors. The paper's own are on other scales "
-        "(LVIS or PACO, DLC-Bench, HC-STVG): only directions compare."
+        f"points. A difference counts beyond {NOISE:g} standard errors of the questions{_and_runs(results)}. "
+        "The paper's own are on other scales (LVIS or PACO, DLC-Bench, HC-STVG): only directions compare."
     )
     yield ""
     heads = [*(f"{measure.title}: paper, here" for measure in PLOTTED), f"{NEIGHBOURS.title}: here"]
@@ -224,11 +114,18 @@ def _claims(results: dict[str, Result]) -> Iterator[str]:
         if not {claim.worse, claim.better} <= set(results):
             continue
         worse, better = results[claim.worse], results[claim.better]
+        nothing = (claim.worse, claim.better) in TWINS and silent(worse)
         cells = [
-            f"{points:+.1f}, {verdict(measure.of(worse), measure.of(better))}"
+            f"{points:+.1f}, "
+            + (
+                _SILENT
+                if nothing
+                else verdict(measure.of(worse), measure.of(better), spread(results, measure))
+            )
             for measure, points in zip(PLOTTED, claim.paper, strict=True)
         ]
-        cells.append(change(NEIGHBOURS.of(worse), NEIGHBOURS.of(better)))
+        told = change(NEIGHBOURS.of(worse), NEIGHBOURS.of(better), spread(results, NEIGHBOURS))
+        cells.append(_SILENT if nothing else told)
         yield f"| {claim.table} | {worse['title']} < {better['title']} | {' | '.join(cells)} |"
     yield ""
     gap = gap_verdict(results)
@@ -237,7 +134,19 @@ def _claims(results: dict[str, Result]) -> Iterator[str]:
         yield ""
 
 
-def _limits() -> Iterator[str]:
+_SILENT = "not measured"
+
+
+def _and_runs(results: dict[str, Result]) -> str:
+    """What else a difference must exceed, where that is known."""
+    said = [(measure.title, spread(results, measure)) for measure in (*PLOTTED, NEIGHBOURS)]
+    if not any(points for _, points in said):
+        return ""
+    spreads = ", ".join(f"{title} {100 * points:.1f}" for title, points in said)
+    return f" and {NOISE:g} times the spread of the runs ({spreads} points)"
+
+
+def _limits(results: Sequence[Result]) -> Iterator[str]:
     yield "## What differs from the paper"
     yield ""
     yield (
@@ -251,7 +160,15 @@ def _limits() -> Iterator[str]:
     )
     yield "- The scale of a crop follows from the number of tokens, so fewer tokens also see a coarser crop."
     yield "- Mask pooling is the mean of the whole frame's features under the mask: one token, no crop."
-    yield "- Without expansion the local context, too, is cut at the object's box."
+    if all(map(silent, results)):
+        yield (
+            "- **Local infusion was not measured.** It learns in the stages of perception and instructions, "
+            "which were not run; the stage of infusion leaves its output at zero. So rows that differ in it "
+            "alone learned the same, and differ as two runs do: that is the spread of the runs above. It is of two "
+            "pairs, all of one seed."
+        )
+    else:
+        yield "- Without expansion the local context, too, is cut at the object's box."
     yield ""
 
 

@@ -16,8 +16,20 @@ from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 
-from ablation_report import CLAIMS, MEASURES, Measured, change, gap_verdict, lines, plot, verdict
+from ablation_report import lines, plot
 from ablation_variants import FULL, TOKEN_NUMBERS, VARIANTS, of_tokens
+from ablation_verdicts import (
+    CATEGORY,
+    CLAIMS,
+    MEASURES,
+    NEIGHBOURS,
+    TWINS,
+    Measured,
+    change,
+    gap_verdict,
+    spread,
+    verdict,
+)
 from ablations import arguments, begin_like, command, settings_of, train
 
 from pixelrefer_ros.training import language_loss
@@ -173,6 +185,32 @@ def test_a_change_that_the_paper_has_no_number_for_is_told_beyond_the_noise_only
     assert change(Measured(0.7, 500), Measured(0.3, 500)) == "-40.0"
     assert change(Measured(0.5, 50), Measured(0.52, 50)) == "too close to tell (+2.0)"
     assert change(None, Measured(0.5, 50)) == "not measured"
+
+
+def test_what_learned_the_same_tells_how_far_runs_differ():
+    """Where nothing taught local infusion, rows that differ in it alone are two runs of one thing."""
+    shares = dict(zip((name for pair in TWINS for name in pair), (0.70, 0.73, 0.50, 0.54), strict=True))
+    ran = {name: result(name, share, share) for name, share in shares.items()}
+    assert spread(ran, CATEGORY) == 0, "they learned something"
+    for each in ran.values():
+        each["recipe"]["steps"] = [0, 0]
+    assert spread(ran, CATEGORY) == pytest.approx(((0.03**2 + 0.04**2) / 2) ** 0.5)
+    assert spread(ran, NEIGHBOURS) == 0, "never asked"
+    # 6.5 points are more than 2 standard errors of 2000 answers (4.3), and less than twice 3.5.
+    assert verdict(Measured(0.600, 1000), Measured(0.665, 1000)) == "as in the paper (+6.5)"
+    assert verdict(Measured(0.600, 1000), Measured(0.665, 1000), 0.035).startswith("too close")
+    assert change(Measured(0.600, 1000), Measured(0.665, 1000), 0.035).startswith("too close")
+
+
+def test_the_page_claims_nothing_of_local_infusion_that_has_not_learned():
+    taught = [result(name, 0.6, 0.7) for name in VARIANTS]
+    silent = [each | {"recipe": each["recipe"] | {"steps": [0, 0]}} for each in taught]
+    pairs = [f"| {VARIANTS[worse].title} < {VARIANTS[better].title} |" for worse, better in TWINS]
+    for results, told in ((taught, False), (silent, True)):
+        page = list(lines(results))
+        rows = [line for line in page if any(pair in line for pair in pairs)]
+        assert len(rows) == 2 and all(("not measured" in row.split("|")[3]) == told for row in rows)
+        assert any("Local infusion was not measured" in line for line in page) == told
 
 
 def test_one_command_is_listed_once_with_all_its_commits():
