@@ -164,8 +164,8 @@ def _limits(results: Sequence[Result]) -> Iterator[str]:
         yield (
             "- **Local infusion was not measured.** It learns in the stages of perception and instructions, "
             "which were not run; the stage of infusion leaves its output at zero. So rows that differ in it "
-            "alone learned the same, and differ as two runs do: that is the spread of the runs above. It is of two "
-            "pairs, all of one seed."
+            "alone learned the same, and differ as two runs do: that is the spread of the runs above, of two "
+            "pairs and one seed."
         )
     else:
         yield "- Without expansion the local context, too, is cut at the object's box."
