@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The full 2B shape is exported, and TensorRT RTX compiles each graph for a GPU that need not be there.
+"""The full 2B shape is exported, and TensorRT RTX compiles each graph for GPUs that need not be there.
 
-Every step is a process of its own, so that its peak memory is its own; weights are random. A step that runs
-too long, or that leaves the machine with too little memory, is ended, and the report says so.
+Of each precision one export, and of it, for each target, one build of each graph, whose attention must be
+fused. Every step is a process of its own, so that its peak memory is its own; weights are random. A step that
+fails, runs too long, or leaves the machine with too little memory, is ended, and the report says so.
 
-    python bench/real_shape_compile.py [--precision bf16] [--limit 900] [--folder DIR] [--keep] [--out FILE]
+    python bench/real_shape_compile.py [--precision bf16 fp16] [--target 8.6 8.9 12.0] [--limit 900]
+        [--folder DIR] [--keep] [--out FILE]
 """
 
 from __future__ import annotations
@@ -12,11 +14,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,10 +31,12 @@ os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")  # before torch is i
 from machine import available_memory, check_room, commit, machine
 from random_2b import DISK_BYTES, write_checkpoint
 
+from pixelrefer_ros.errors import BackendError
 from pixelrefer_ros.runtime import read_manifest
 
 GRAPHS = ("vision", "objects", "embed", "decoder")
-TARGET = (8, 9)
+PRECISIONS = ("bf16", "fp16")
+TARGETS = ("8.6", "8.9", "12.0")
 WORKSPACE_MB = 2048
 EXPORT_MEMORY = 10 << 30
 LEAST_MEMORY = 1 << 30
@@ -42,7 +48,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--precision", choices=("bf16", "fp16"), default="bf16")
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=PRECISIONS)
+    parser.add_argument(
+        "--target", nargs="+", type=capability, default=TARGETS, help="compute capabilities, like 8.9"
+    )
     parser.add_argument("--limit", type=float, default=900, help="seconds that one step may take")
     parser.add_argument("--folder", type=Path, help="where everything goes; a temporary folder by default")
     parser.add_argument("--keep", action="store_true", help="leave the folder")
@@ -50,14 +59,16 @@ def main() -> int:
     parser.add_argument("--build-only", choices=GRAPHS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.build_only:
-        print(json.dumps(build(args.folder, args.build_only)))
+        try:
+            print(json.dumps(build(args.folder, args.build_only, *args.target)))
+        except BackendError as error:
+            print(json.dumps({"ended": str(error)}))
         return 0
 
     folder = args.folder or Path(tempfile.mkdtemp(prefix="pixelrefer-2b-"))
     folder.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {
         "what": "PixelRefer-Lite-2B shape, random weights",
-        "precision": args.precision,
         # The folder is of this machine only.
         "command": " ".join(
             ["python", "bench/real_shape_compile.py"]
@@ -66,11 +77,18 @@ def main() -> int:
         "commit": commit(),
         "machine": machine(),
         "load_average_before": os.getloadavg()[0],
+        "workspace_mb": WORKSPACE_MB,
+        "fused": True,
+        "precisions": {},
     }
     try:
-        check_room(folder, disk=2 * DISK_BYTES, memory=EXPORT_MEMORY)
+        exports = len(args.precision) if args.keep else 1  # on the disk at one time
+        check_room(folder, disk=(1 + exports) * DISK_BYTES, memory=EXPORT_MEMORY)
         report["parameters"] = write_checkpoint(folder / "checkpoint")
-        report |= measure(folder, args.precision, args.limit)
+        for precision in args.precision:
+            report["precisions"][precision] = measure(folder, precision, args.target, args.limit)
+            if not args.keep:
+                shutil.rmtree(folder / f"exported-{precision}", ignore_errors=True)
     finally:
         if not args.keep:
             shutil.rmtree(folder)
@@ -80,37 +98,41 @@ def main() -> int:
     return 0
 
 
-def measure(folder: Path, precision: str, limit_s: float) -> dict[str, Any]:
+def capability(text: str) -> str:
+    """A compute capability as it is written, for argparse."""
+    if not re.fullmatch(r"\d{1,2}\.\d", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no compute capability: give one like 8.9")
+    return text
+
+
+def measure(folder: Path, precision: str, targets: Sequence[str], limit_s: float) -> dict[str, Any]:
     """Exports the checkpoint in a folder, and builds the graphs; what each step took, by name."""
-    exported = folder / "exported"
+    exported = folder / f"exported-{precision}"
     command = [sys.executable, "-m", "pixelrefer_ros.cli", "export", str(folder / "checkpoint")]
-    steps = {"export": step([*command, "--out", str(exported), "--precision", precision], limit_s)}
-    said("export", steps["export"])
-    result: dict[str, Any] = {"export": steps["export"]}
-    if "ended" in steps["export"]:
+    result: dict[str, Any] = {
+        "export": step([*command, "--out", str(exported), "--precision", precision], limit_s)
+    }
+    said(f"export {precision}", result["export"])
+    if "ended" in result["export"]:
         return result
-    files = {
+    result["bytes"] = {
         graph.name: sum(
             (exported / name).stat().st_size for name in (graph.file, *(d.file for d in graph.data))
         )
         for graph in read_manifest(exported).graphs.values()
     }
-    result["bytes"] = files
     if find_spec("tensorrt_rtx") is None:
         return result | {"builds": "tensorrt_rtx is not installed"}
     import tensorrt_rtx
 
-    builds = {}
-    for name in GRAPHS:
-        command = [sys.executable, __file__, "--folder", str(exported), "--build-only", name]
-        builds[name] = step(command, limit_s)
-        said(f"build {name}", builds[name])
-    return result | {
-        "tensorrt_rtx": tensorrt_rtx.__version__,
-        "compute_capability": ".".join(map(str, TARGET)),
-        "workspace_mb": WORKSPACE_MB,
-        "builds": builds,
-    }
+    result |= {"tensorrt_rtx": tensorrt_rtx.__version__, "builds": {}}
+    for target in targets:
+        builds = result["builds"][target] = {}
+        for name in GRAPHS:
+            command = [sys.executable, __file__, "--folder", str(exported)]
+            builds[name] = step([*command, "--build-only", name, "--target", target], limit_s)
+            said(f"{name} {precision} {target}", builds[name])
+    return result
 
 
 def step(command: list[str], limit_s: float) -> dict[str, Any]:
@@ -156,20 +178,21 @@ def said(name: str, values: dict[str, Any]) -> None:
     """Prints a step's line."""
     rest = {key: value for key, value in values.items() if not isinstance(value, float)}
     print(
-        f"{name:<16}{values['seconds']:8.1f} s {values['cpu_seconds']:8.1f} s of CPU "
+        f"{name:<20}{values['seconds']:8.1f} s {values['cpu_seconds']:8.1f} s of CPU "
         f"{values['peak_rss_gib']:7.2f} GiB  {rest or ''}",
         flush=True,
     )
 
 
-def build(exported: Path, name: str) -> dict[str, Any]:
-    """Builds one graph; the bytes of its plan, and how many layers of the kinds that must be fused."""
+def build(exported: Path, name: str, target: str) -> dict[str, Any]:
+    """Builds one graph, or fails where attention has no fused kernel; the plan's bytes, and its layers."""
     import tensorrt_rtx
     from pixelrefer_ros.engines import BuildOptions, build_engine
 
     manifest = read_manifest(exported)
     graph = manifest.graphs[name]
-    options = BuildOptions(workspace_mb=WORKSPACE_MB, compute_capabilities=[TARGET])
+    major, minor = map(int, target.split("."))
+    options = BuildOptions(workspace_mb=WORKSPACE_MB, compute_capabilities=[(major, minor)], fused=True)
     built = build_engine(
         tensorrt_rtx,
         exported,
@@ -178,9 +201,9 @@ def build(exported: Path, name: str) -> dict[str, Any]:
         profiles=graph.profiles,
         options=options,
     )
-    fused = ("ATTENTION_OUTPUT", "KV_CACHE_UPDATE", "ROTARY_EMBEDDING")
-    layers = {kind: built.layers[kind] for kind in fused if built.layers[kind]}
-    return {"plan_bytes": len(built.plan), "layers": layers, "notes": list(built.notes)}
+    kinds = ("ATTENTION_OUTPUT", "KV_CACHE_UPDATE", "ROTARY_EMBEDDING")
+    layers = {kind: built.layers[kind] for kind in kinds if built.layers[kind]}
+    return {"plan_bytes": built.plan_bytes, "layers": layers, "notes": list(built.notes)}
 
 
 if __name__ == "__main__":

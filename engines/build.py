@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One graph to the bytes of one TensorRT engine.
 
-Whoever changes what is built of the same graph, here or in `network`, `attention` and `profiles`, raises
-`pixelrefer_ros.runtime.tensorrt_plans.BUILDER`: else engines of before are taken for up to date.
+Whoever changes what is built of the same graph, here or in `network`, `attention`, `profiles` and
+`pixelrefer_ros.runtime.tensorrt_sizes`, raises `pixelrefer_ros.runtime.tensorrt_plans.BUILDER`: else engines
+of before are taken for up to date.
 """
 
 from __future__ import annotations
@@ -13,24 +14,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pixelrefer_ros.engines.network import Network, read_network
+from pixelrefer_ros.engines.network import ATTENTION, Network, read_network
 from pixelrefer_ros.engines.progress import Bar, progress_monitor
 
 from pixelrefer_ros.errors import BackendError
 from pixelrefer_ros.runtime.manifest import Graph, Profile
-from pixelrefer_ros.runtime.tensorrt_messages import Messages, heard
-from pixelrefer_ros.runtime.tensorrt_plans import (
-    cache_sizes,
-    engine_sizes,
-    step_sizes,
-    write_whole,
-)
+from pixelrefer_ros.runtime.tensorrt_messages import heard, shown
+from pixelrefer_ros.runtime.tensorrt_plans import write_whole
+from pixelrefer_ros.runtime.tensorrt_sizes import cache_sizes, engine_sizes, prompt_sizes, step_sizes
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 _log = logging.getLogger(__name__)
-_NOT_FUSED = ("decompos", "dedicated kernel")
-"""What TensorRT says when it has no fused kernel for an attention that must be fused."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,8 @@ class BuildOptions:
         timing_cache: a file of kernel timings, read and then written; None: timings are not kept.
         compute_capabilities: to build for, as (major, minor), with no GPU at hand: only TensorRT RTX can.
             Empty: for the GPU of this machine.
-        fused: attention that has no fused kernel is an error; else it is taken apart, which is slower.
+        fused: a graph that does not build with fused attention is an error; else its attention is taken
+            apart, which is slower.
         allow_warnings: warnings of the parser do not stop the build.
         bar: shows progress, like ``tqdm.tqdm``; None: nothing is shown.
         stopped: asked often while building; True ends it.
@@ -62,16 +61,21 @@ class BuiltEngine:
     """What came out.
 
     Attributes:
-        plan: the engine's bytes.
+        plan: the engine's bytes, in TensorRT's own memory: a copy of them would be gigabytes.
         profiles: the sizes that symbols may take in it.
         layers: how many layers of each type TensorRT read.
-        notes: for people: warnings that were allowed, attention that is not fused.
+        notes: for people: what TensorRT warned of, attention that is not fused.
     """
 
-    plan: bytes
+    plan: Buffer
     profiles: Mapping[str, Profile]
     layers: Counter[str]
     notes: tuple[str, ...]
+
+    @property
+    def plan_bytes(self) -> int:
+        """How many bytes the plan has."""
+        return memoryview(self.plan).nbytes
 
 
 def build_engine(
@@ -94,8 +98,8 @@ def build_engine(
         options: how.
 
     Returns:
-        The engine. Graphs with caches updated in place have two optimisation profiles: 0 for any sizes, 1
-        for one step of decoding (see `step_sizes`); others have the first only.
+        The engine. Graphs with caches updated in place have two optimisation profiles: 0 for one prompt (see
+        `prompt_sizes`), 1 for one step of decoding (see `step_sizes`); others have one, for any sizes.
 
     Raises:
         BackendError: TensorRT cannot read or build it, or was stopped.
@@ -105,32 +109,48 @@ def build_engine(
         trt,
         folder,
         graph,
-        precision=precision,
         fixed={symbol: sizes[symbol].max for symbol in cache_sizes(graph)},
         allow_warnings=options.allow_warnings,
     )
-    notes = [f"TensorRT: {text}" for text in network.said]
-    try:
-        plan = _plan(trt, network, graph, sizes, options)
-    except _NotFusedError as error:
-        if options.fused:
-            raise BackendError(str(error)) from error
-        notes.append("attention has no fused kernel here: it is taken apart, which is slower")
+    if precision == "fp32":  # for which there is no fused kernel
         network.take_attention_apart()
-        plan = _plan(trt, network, graph, sizes, options)
+    notes: list[str] = []
+    try:
+        plan, said = _plan(trt, network, graph, sizes, options)
+    except _FailedError as error:
+        # Why it failed is not asked: each version, and each kind of kernel that is missing, says it in other
+        # words. A build that fails for another reason fails again.
+        if precision == "fp32" or options.fused or not network.layers[ATTENTION]:
+            raise
+        network.take_attention_apart()
+        plan, said = _plan(trt, network, graph, sizes, options, before=error)
+        notes.append(f"it does not build with fused attention ({error.said}): taken apart, which is slower")
+    notes[:0] = [f"TensorRT: {text}" for text in shown([*network.said, *said])]
     return BuiltEngine(plan, sizes, network.layers, tuple(notes))
 
 
-class _NotFusedError(Exception):
-    pass
+class _FailedError(BackendError):
+    """A build that failed and was not stopped."""
+
+    def __init__(self, graph: Graph, options: BuildOptions, said: str, before: _FailedError | None) -> None:
+        self.said = said
+        room = f"with {options.workspace_mb} MiB of workspace"
+        reasons = f"{said}; and before that, with fused attention: {before.said}" if before else said
+        super().__init__(f"graph {graph.name}: TensorRT cannot build it {room}: {reasons}")
 
 
 def _plan(
-    trt: ModuleType, network: Network, graph: Graph, profiles: Mapping[str, Profile], options: BuildOptions
-) -> bytes:
+    trt: ModuleType,
+    network: Network,
+    graph: Graph,
+    profiles: Mapping[str, Profile],
+    options: BuildOptions,
+    before: _FailedError | None = None,
+) -> tuple[Buffer, list[str]]:
+    """The plan, and what TensorRT said of it; `before` is a build that failed, for this one's message."""
     config = network.builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb << 20)
-    for sizes in (profiles, step_sizes(graph, profiles)):
+    for sizes in (prompt_sizes(graph, profiles), step_sizes(graph, profiles)):
         if sizes is not None:
             _add_profile(network, graph, sizes, config)
     if options.compute_capabilities:
@@ -143,12 +163,15 @@ def _plan(
     with heard(trt) as messages:
         plan = network.builder.build_serialized_network(network.definition, config)
     if plan is None:
-        raise _failure(graph, messages, options)
+        if options.stopped():
+            raise BackendError(f"graph {graph.name}: the build was stopped")
+        said = "; ".join(shown(messages.errors[-3:])) or "it gives no reason"
+        raise _FailedError(graph, options, said, before)
     if messages.unused_inputs:
         raise BackendError(f"graph {graph.name}: TensorRT drops an input: {messages.unused_inputs[0]}")
     if timings and options.timing_cache is not None:
         _save_timings(config, options.timing_cache)
-    return bytes(plan)
+    return plan, [*messages.errors, *messages.warnings]  # the errors are of kernels it went on without
 
 
 def _add_profile(network: Network, graph: Graph, sizes: Mapping[str, Profile], config: Any) -> None:
@@ -170,17 +193,6 @@ def _add_profile(network: Network, graph: Graph, sizes: Mapping[str, Profile], c
         )
 
 
-def _failure(graph: Graph, messages: Messages, options: BuildOptions) -> Exception:
-    if options.stopped():
-        return BackendError(f"graph {graph.name}: the build was stopped")
-    said = "; ".join(" ".join(text.split())[:400] for text in messages.errors[-3:]) or "it gives no reason"
-    message = (
-        f"graph {graph.name}: TensorRT cannot build it with {options.workspace_mb} MiB of workspace: {said}"
-    )
-    not_fused = any(sign in text for text in messages.errors for sign in _NOT_FUSED)
-    return _NotFusedError(message) if not_fused else BackendError(message)
-
-
 def _load_timings(config: Any, path: Path | None) -> bool:
     """Gives the kept timings to the builder; False if none are to be kept."""
     if path is None:
@@ -199,6 +211,6 @@ def _save_timings(config: Any, path: Path) -> None:
     if cache is None:
         return
     try:
-        write_whole(path, bytes(cache.serialize()))
+        write_whole(path, cache.serialize())
     except OSError as error:
         _log.warning("timings are not kept: %s cannot be written (%s)", path, error)

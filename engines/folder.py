@@ -11,15 +11,13 @@ from types import ModuleType
 from pixelrefer_ros.engines.build import BuildOptions, BuiltEngine, build_engine
 from pixelrefer_ros.engines.profiles import MachineProfile, choose_profile
 from pixelrefer_ros.engines.progress import Bar
-from pixelrefer_ros.engines.store import EngineStore, Say
+from pixelrefer_ros.engines.store import TIMINGS, EngineStore, Say
 from pixelrefer_ros.engines.versions import check_opset
 
 from pixelrefer_ros.errors import ParameterError
 from pixelrefer_ros.runtime.manifest import Graph, Manifest, read_manifest, verify_graph
 from pixelrefer_ros.runtime.tensorrt_machine import on_gpu
 from pixelrefer_ros.runtime.tensorrt_plans import ENGINES, Gpu, engine_key, library
-
-TIMINGS = "timings.cache"
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -15,8 +16,11 @@ from pixelrefer_ros.engines.attention import split_single_heads
 
 from pixelrefer_ros.errors import BackendError
 from pixelrefer_ros.runtime.manifest import Graph, TensorSpec
-from pixelrefer_ros.runtime.tensorrt_messages import heard, logger_of
-from pixelrefer_ros.runtime.tensorrt_plans import DTYPE_NAMES
+from pixelrefer_ros.runtime.tensorrt_messages import heard, logger_of, shown
+from pixelrefer_ros.runtime.tensorrt_plans import DTYPE_NAMES, library
+
+ATTENTION = "ATTENTION_OUTPUT"
+"""The type of the layer that an attention ends in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,7 @@ class Network:
         """Lets TensorRT build attention from several kernels where it has no fused one."""
         for index in range(self.definition.num_layers):
             layer = self.definition.get_layer(index)
-            if layer.type.name == "ATTENTION_OUTPUT":
+            if layer.type.name == ATTENTION:
                 layer.__class__ = self.trt.IAttentionOutputLayer  # Python's bindings know only "a layer"
                 layer.attention.decomposable = True
 
@@ -51,7 +55,6 @@ def read_network(
     folder: Path,
     graph: Graph,
     *,
-    precision: str,
     fixed: Mapping[str, int],
     allow_warnings: bool = False,
 ) -> Network:
@@ -61,20 +64,20 @@ def read_network(
         trt: the module ``tensorrt`` or ``tensorrt_rtx``.
         folder: the exported one.
         graph: of its manifest.
-        precision: of its manifest.
         fixed: sizes for symbols that must not change in the engine.
         allow_warnings: warnings of the parser do not stop it; an unused input always does.
 
     Raises:
-        BackendError: TensorRT cannot read it, warns, drops an input, or finds other inputs or outputs than
-            the manifest's.
+        BackendError: TensorRT has no builder, cannot read it, warns of it, drops an input, or finds other
+            inputs or outputs than the manifest's.
     """
     path = folder / graph.file
-    with heard(trt) as messages:
-        builder = trt.Builder(logger_of(trt))
-        definition = builder.create_network(_strongly_typed(trt))
-        parser = trt.OnnxParser(definition, logger_of(trt))
-        read = parser.parse(_prepared(path, fixed), str(path))  # the path: to find files of weights
+    builder = _builder(trt)
+    definition = builder.create_network(_strongly_typed(trt))
+    parser = trt.OnnxParser(definition, logger_of(trt))
+    content = _prepared(path, fixed)
+    with heard(trt) as messages:  # of the graph: what is said elsewhere does not change what it computes
+        read = parser.parse(content, str(path))  # the path: to find files of weights
     errors = [_error(parser.get_error(index)) for index in range(parser.num_errors)]
     if not read or errors:
         raise BackendError(f"{path}: TensorRT cannot read it: {_joined(errors or messages.errors)}")
@@ -86,10 +89,17 @@ def read_network(
     _compare(path, graph.inputs, [definition.get_input(index) for index in range(definition.num_inputs)])
     _compare(path, graph.outputs, [definition.get_output(index) for index in range(definition.num_outputs)])
     layers = Counter(definition.get_layer(index).type.name for index in range(definition.num_layers))
-    network = Network(trt, builder, definition, layers, tuple(messages.warnings))
-    if precision == "fp32":  # for which there is no fused kernel
-        network.take_attention_apart()
-    return network
+    return Network(trt, builder, definition, layers, tuple(messages.warnings))
+
+
+def _builder(trt: ModuleType) -> Any:
+    with heard(trt, logging.ERROR) as messages:
+        try:
+            builder = trt.Builder(logger_of(trt))
+        except (TypeError, RuntimeError) as error:  # how its Python bindings tell that there is none
+            said = _joined([*messages.errors, str(error)])
+            raise BackendError(f"{library(trt)} has no builder on this machine: {said}") from error
+    return builder
 
 
 def _strongly_typed(trt: ModuleType) -> int:
@@ -135,6 +145,5 @@ def _error(error: Any) -> str:
     return f"{error.desc()} (node {error.node_name()!r}, operator {error.node_operator()})"
 
 
-def _joined(messages: list[str]) -> str:
-    shown = [" ".join(message.split())[:300] for message in messages[:5]]
-    return "; ".join(shown) + (f"; and {len(messages) - 5} more" if len(messages) > 5 else "")
+def _joined(messages: Sequence[str]) -> str:
+    return "; ".join(shown(messages))

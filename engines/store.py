@@ -7,6 +7,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,11 +28,15 @@ from pixelrefer_ros.runtime.tensorrt_plans import (
     write_whole,
 )
 
-LOCK = "building.lock"
+LOCK, TIMINGS = "building.lock", "timings.cache"
 _LOOK_AGAIN_S = 0.2
 _BROKEN = ".broken"
 _DIGITS = 12
 """Of a plan's hash, in its name."""
+_HALF = re.compile(
+    rf"(?:.+\.[0-9a-f]{{{_DIGITS}}}\.plan|.+\.engine\.json|{re.escape(TIMINGS)})\.\d+{re.escape(PART)}"
+)
+"""A file that is not yet whole (see `write_whole`). The folder may be anybody's, with other files in it."""
 
 Say = Callable[[str], None]
 """Takes one line for people."""
@@ -82,7 +87,7 @@ class EngineStore:
             self._keep(graph, key, built)
             for note in built.notes:
                 self.say(f"{graph}: {note}")
-            self.say(f"{graph}: built in {time.monotonic() - started:.0f} s, {len(built.plan) / 1e6:.1f} MB")
+            self.say(f"{graph}: built in {time.monotonic() - started:.0f} s, {built.plan_bytes / 1e6:.1f} MB")
             return True
 
     def _reason(self, graph: str, key: EngineKey) -> str | None:
@@ -129,7 +134,7 @@ class EngineStore:
                 self._remove(plan)
             full = "the disk is full" if error.errno == errno.ENOSPC else str(error)
             raise BackendError(
-                f"{plan} ({len(built.plan)} bytes) cannot be written: {full}; make room, or give another "
+                f"{plan} ({built.plan_bytes} bytes) cannot be written: {full}; make room, or give another "
                 "folder with --engines (the node: engine_dir)"
             ) from error
         for old in self.folder.glob(f"{graph}.{'[0-9a-f]' * _DIGITS}.plan"):
@@ -174,6 +179,7 @@ class EngineStore:
                     if self.stopped():
                         raise BackendError(f"stopped while waiting for {self.folder / LOCK}") from None
                     time.sleep(_LOOK_AGAIN_S)
-            for half in self.folder.glob(f"*{PART}"):  # of a process that ended while it wrote
-                half.unlink(missing_ok=True)
+            for half in self.folder.glob(f"*{PART}"):
+                if _HALF.fullmatch(half.name):  # of a process that ended while it wrote
+                    half.unlink(missing_ok=True)
             yield

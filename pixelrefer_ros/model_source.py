@@ -9,11 +9,11 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pixelrefer_ros.errors import CheckpointError, ParameterError
+from pixelrefer_ros.errors import BackendError, CheckpointError, ParameterError, PixelReferError
 from pixelrefer_ros.parameters import Parameters, perception_settings
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def load_perception(parameters: Parameters) -> Perception:
     """
     from pixelrefer_ros.model import PixelReferLite  # loads torch: seconds that `--help` need not wait for
     from pixelrefer_ros.perception import Perception
-    from pixelrefer_ros.tracking import StaticTracker, StreamTracker, Tracker
+    from pixelrefer_ros.tracking import StateRules, StaticTracker, StreamTracker, Tracker
 
     settings = perception_settings(parameters)
     model = resolve_model(parameters.model)
@@ -117,6 +117,11 @@ def load_perception(parameters: Parameters) -> Perception:
             device=parameters.device,
             dtype=parameters.precision,
             max_objects=parameters.max_objects,
+            states=StateRules(
+                lost_after_frames=parameters.lost_after_frames,
+                lost_after_s=parameters.lost_after or None,
+                find_again_score=parameters.find_again_score or None,
+            ),
             backend=parameters.backend,
             engines=_engines(parameters, tracker_model),
         )
@@ -143,19 +148,13 @@ def build_named_engines(
         ParameterError: none of them is an exported folder.
         PixelReferError: see `pixelrefer_ros.engines.build_engines`; no TensorRT or no GPU is one too.
     """
-    from pixelrefer_ros.engines import Asked, build_engines
-    from pixelrefer_ros.runtime import is_exported, read_manifest
-    from pixelrefer_ros.runtime.tensorrt_machine import current_gpu, import_tensorrt
+    from pixelrefer_ros.runtime import read_manifest
 
-    named = {"model": parameters.model} | (
-        {"tracker_model": parameters.tracker_model} if parameters.tracking else {}
-    )
     folders = []
-    for what, name in named.items():
-        found = name if name == TINY_RANDOM else _find(name, what)
-        if isinstance(found, Path) and is_exported(found):
-            read_manifest(found)  # a wrong folder is told before minutes of building
-            folders.append(found)
+    for what, (name, folder) in _named_folders(parameters).items():
+        if folder:
+            read_manifest(folder)  # a wrong folder is told before minutes of building
+            folders.append(folder)
         else:
             say(f"{what} {name!r} is no exported folder: it has no engines")
     if not folders:
@@ -163,11 +162,76 @@ def build_named_engines(
             "no engines to build: neither model nor tracker_model is an exported folder; make one with "
             "`pixelrefer export MODEL --out DIR` and give DIR"
         )
+    _build(parameters, folders, say, stopped)
+
+
+def build_missing_engines(
+    parameters: Parameters, *, say: Callable[[str], None], stopped: Callable[[], bool]
+) -> None:
+    """Build what `backend` needs to run the named models with TensorRT, if it may: for before loading.
+
+    With `auto` or `tensorrt`, on a GPU for which TensorRT is installed, the engines of an exported folder
+    are built unless all are there. Where TensorRT cannot build them, `auto` runs something else; that is
+    told, and no error.
+
+    Args:
+        parameters: the settings of the node.
+        say: takes one line for people.
+        stopped: asked often while building; True ends it.
+
+    Raises:
+        PixelReferError: the build was stopped; or `backend` is `tensorrt`, and it fails.
+    """
+    if parameters.backend not in ("auto", "tensorrt") or not parameters.device.startswith("cuda"):
+        return
+    from pixelrefer_ros.runtime.tensorrt_backend import why_not_tensorrt
+    from pixelrefer_ros.runtime.tensorrt_machine import current_gpu, import_tensorrt
+
+    try:
+        import_tensorrt()
+        current_gpu(parameters.device)
+    except BackendError:  # loading tells it, with what to do
+        return
+    for _, folder in _named_folders(parameters).values():
+        if folder is None or not why_not_tensorrt(folder, _engines(parameters, folder), parameters.device):
+            continue
+        say(
+            f"building the TensorRT engines of {folder}, which takes minutes, once "
+            "(with the parameter `backend` set to onnxruntime it is not done)"
+        )
+        try:
+            _build(parameters, [folder], say, stopped)
+        except PixelReferError as error:
+            if stopped() or parameters.backend == "tensorrt":
+                raise
+            say(f"the TensorRT engines of {folder} cannot be built: {error}")
+
+
+def _build(
+    parameters: Parameters, folders: Sequence[Path], say: Callable[[str], None], stopped: Callable[[], bool]
+) -> None:
+    from pixelrefer_ros.engines import Asked, build_engines
+    from pixelrefer_ros.runtime.tensorrt_machine import current_gpu, import_tensorrt
+
     device = parameters.device if parameters.device.startswith("cuda") else None  # engines are for GPUs only
     trt, gpu = import_tensorrt(), current_gpu(device)
     for folder in folders:
         asked = Asked(parameters.engine_profile or None, _engines(parameters, folder))
         build_engines(folder, trt, gpu, asked, say=say, stopped=stopped)
+
+
+def _named_folders(parameters: Parameters) -> dict[str, tuple[str, Path | None]]:
+    """Of the parameters that name models, what they name and, if that is an exported folder, where it is."""
+    from pixelrefer_ros.runtime import is_exported
+
+    named = {"model": parameters.model}
+    if parameters.tracking:
+        named["tracker_model"] = parameters.tracker_model
+    folders: dict[str, tuple[str, Path | None]] = {}
+    for what, name in named.items():
+        found = name if name == TINY_RANDOM else _find(name, what)
+        folders[what] = name, found if isinstance(found, Path) and is_exported(found) else None
+    return folders
 
 
 def _engines(parameters: Parameters, model: Path | str) -> Path | None:

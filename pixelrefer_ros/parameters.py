@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pixelrefer_ros.perception import PerceptionSettings
 
 __all__ = [
+    "BY_NAME",
     "SCHEMA",
     "Change",
     "Parameter",
@@ -54,8 +55,9 @@ class Parameters:
     backend: str = _parameter(
         "auto",
         "What runs the networks. `auto` runs a checkpoint with `torch`, and an exported folder (`pixelrefer "
-        "export`) with `tensorrt` where `device` is a GPU for which it has engines (`pixelrefer "
-        "build-engines`), else with `onnxruntime`. The log and `/diagnostics` say what was chosen.",
+        "export`) with `tensorrt` where `device` is a GPU for which it has engines, else with `onnxruntime`. "
+        "Where TensorRT is installed, the node builds engines that are missing while it configures, with "
+        "`auto` and `tensorrt`. The log and `/diagnostics` say what was chosen.",
         choices=("auto", "tensorrt", "onnxruntime", "torch"),
         change=Change.UNCONFIGURED,
     )
@@ -80,8 +82,8 @@ class Parameters:
     )
     engine_profile: str = _parameter(
         "",
-        "For `build_only`: the class of machine that engines are built for, a shipped profile's name or the "
-        "path of a `.yaml` file. Empty: by the GPU.",
+        "Where engines are built: the class of machine they are for, a shipped profile's name or the path of "
+        "a `.yaml` file. Empty: by the GPU.",
         max_length=4096,
         change=Change.UNCONFIGURED,
     )
@@ -121,6 +123,31 @@ class Parameters:
     )
     track_rate: float = _parameter(
         0.0, "Frames tracked per second at most; 0: every frame.", unit="Hz", minimum=0.0, maximum=1000.0
+    )
+    lost_after_frames: int = _parameter(
+        30,
+        "An object that was not seen in so many tracked frames is LOST: it is searched for no more, until a "
+        "region corrects it.",
+        unit="frames",
+        minimum=1,
+        maximum=1_000_000,
+        change=Change.UNCONFIGURED,
+    )
+    lost_after: float = _parameter(
+        0.0,
+        "It is LOST after so long as well, by the frames' stamps, whichever comes first; 0: frames decide.",
+        unit="s",
+        minimum=0.0,
+        maximum=86400.0,
+        change=Change.UNCONFIGURED,
+    )
+    find_again_score: float = _parameter(
+        0.0,
+        "A LOST object is searched for after all, and found where its score reaches this, 0.5 to 1: the "
+        "lower, the likelier something that looks like it is taken for it. 0: it is not searched for.",
+        minimum=0.0,
+        maximum=1.0,
+        change=Change.UNCONFIGURED,
     )
     describe_new_objects: str = _parameter(
         "",
@@ -199,7 +226,8 @@ def _entry(item: Field[Any]) -> Parameter:
 SCHEMA: tuple[Parameter, ...] = tuple(_entry(item) for item in fields(Parameters))
 """Every parameter, in the order of the reference page."""
 
-_BY_NAME = {parameter.name: parameter for parameter in SCHEMA}
+BY_NAME = {parameter.name: parameter for parameter in SCHEMA}
+"""The same by name."""
 
 
 def find_parameter(name: str) -> Parameter:
@@ -208,9 +236,9 @@ def find_parameter(name: str) -> Parameter:
     Raises:
         ParameterError: there is none.
     """
-    if name not in _BY_NAME:
-        raise ParameterError(f"parameter {name!r} does not exist; there are: {', '.join(_BY_NAME)}")
-    return _BY_NAME[name]
+    if name not in BY_NAME:
+        raise ParameterError(f"parameter {name!r} does not exist; there are: {', '.join(BY_NAME)}")
+    return BY_NAME[name]
 
 
 def check_parameters(values: Mapping[str, object]) -> Parameters:

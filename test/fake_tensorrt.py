@@ -69,8 +69,12 @@ class FakeTensorRT(ModuleType):
 
     Attributes:
         calls: what was called, in order, with what matters.
+        builder_warnings: said while a builder is made.
         parser_warnings: said while a graph is read.
-        unfused: attention must be taken apart, or the build fails.
+        build_warnings: said while an engine is built.
+        run_warnings: said while an engine is deserialised and at each run.
+        no_builder: there is none, as where only the parts that run engines are installed.
+        unfused: said when a build fails because attention is not taken apart; None: it is fused.
         build_error: said when a build is to fail; None: it does not.
         run_error: said when runs are to fail.
         unrecordable: runs fail while they are recorded.
@@ -81,8 +85,12 @@ class FakeTensorRT(ModuleType):
         super().__init__("tensorrt")
         self.__version__ = version
         self.calls: list[tuple[Any, ...]] = []
+        self.builder_warnings: list[str] = []
         self.parser_warnings: list[str] = []
-        self.unfused = False
+        self.build_warnings: list[str] = []
+        self.run_warnings: list[str] = []
+        self.no_builder = False
+        self.unfused: str | None = None
         self.build_error: str | None = None
         self.run_error: str | None = None
         self.unrecordable = False
@@ -100,6 +108,10 @@ class FakeTensorRT(ModuleType):
         return tuple(int(part) for part in self.__version__.split(".")[:2]) >= (10, 15)
 
     def Builder(self, logger: Any) -> _Builder:  # noqa: N802
+        _warn(logger, self.builder_warnings)
+        if self.no_builder:
+            logger.log(Severity.ERROR, "libnvinfer_builder_resource is missing")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
         return _Builder(self, logger)
 
     def OnnxParser(self, network: _Network, logger: Any) -> _Parser:  # noqa: N802
@@ -107,6 +119,11 @@ class FakeTensorRT(ModuleType):
 
     def Runtime(self, logger: Any) -> _Runtime:  # noqa: N802
         return _Runtime(self, logger)
+
+
+def _warn(logger: Any, texts: list[str]) -> None:
+    for text in texts:
+        logger.log(Severity.WARNING, text)
 
 
 class HostStream:
@@ -195,8 +212,7 @@ class _Parser:
         onnx.load_external_data_for_model(model, str(path).rsplit("/", 1)[0])
         opset = max(one.version for one in model.opset_import)
         self._trt.calls.append(("parse", opset))
-        for text in self._trt.parser_warnings:
-            self._logger.log(Severity.WARNING, text)
+        _warn(self._logger, self._trt.parser_warnings)
         if opset > 20 and not self._trt.fused:
             self._errors.append(f"opset {opset} is not supported")
             return False
@@ -273,7 +289,7 @@ class _Builder:
     def create_optimization_profile(self) -> _OptimizationProfile:
         return _OptimizationProfile()
 
-    def build_serialized_network(self, network: _Network, config: _Config) -> bytes | None:
+    def build_serialized_network(self, network: _Network, config: _Config) -> memoryview | None:
         assert network.model is not None
         self._trt.calls.append(("build", [dict(profile) for profile in config.profiles]))
         monitor = config.progress_monitor
@@ -287,7 +303,8 @@ class _Builder:
             monitor.phase_finish("Building")
         whole = [layer for layer in network.layers if layer.type.name == "ATTENTION_OUTPUT"]
         whole = [layer for layer in whole if "kept" not in layer.__dict__ or not layer.kept.decomposable]
-        error = "Attention was not supported by a dedicated kernel" if self._trt.unfused and whole else None
+        _warn(self._logger, self._trt.build_warnings)
+        error = self._trt.unfused if whole else None
         if error or self._trt.build_error:
             self._logger.log(Severity.ERROR, error or self._trt.build_error)
             return None
@@ -295,16 +312,17 @@ class _Builder:
             config._cache.content = b"timings of " + self._trt.__version__.encode()
         model = base64.b64encode(network.model.SerializeToString()).decode()
         content = {"version": self._trt.__version__, "model": model, "profiles": config.profiles}
-        return MAGIC + json.dumps(content).encode()
+        return memoryview(MAGIC + json.dumps(content).encode())  # as the real one: a buffer, no bytes
 
 
 class _Runtime:
     def __init__(self, trt: FakeTensorRT, logger: Any) -> None:
         self._trt, self._logger = trt, logger
 
-    def deserialize_cuda_engine(self, plan: bytes) -> _Engine | None:
+    def deserialize_cuda_engine(self, plan: memoryview) -> _Engine | None:
         self._trt.calls.append(("deserialize",))
-        content = json.loads(plan.removeprefix(MAGIC))
+        _warn(self._logger, self._trt.run_warnings)
+        content = json.loads(bytes(plan).removeprefix(MAGIC))
         version, model = content["version"], base64.b64decode(content["model"])
         if version != self._trt.__version__:
             self._logger.log(Severity.ERROR, f"the plan is of version {version}")
@@ -400,6 +418,7 @@ class _Context:
             trt.recording.append(lambda: self._compute(shapes, bound))
             return True
         trt.calls.append(("execute", stream, self._profile))
+        _warn(self._engine.logger, trt.run_warnings)
         if trt.run_error is not None:
             self._engine.logger.log(Severity.ERROR, trt.run_error)
             return False

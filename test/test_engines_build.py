@@ -93,7 +93,7 @@ def test_engines_have_the_sizes_of_the_graph_and_decoders_a_profile_for_steps(fo
     build(folder, trt, asked)
     ((_, of_decoder), (_, of_vision)) = calls(trt, "build")
     assert [profile["inputs_embeds"] for profile in of_decoder] == [
-        ((1, 1, 64), (1, 8, 64), (2, 16, 64)),
+        ((1, 1, 64), (1, 8, 64), (1, 16, 64)),  # prompts are computed one at a time
         ((1, 1, 64), (1, 1, 64), (2, 1, 64)),
     ]
     assert of_vision == [{"x": ((1, 64), (2, 64), (4, 64))}]
@@ -209,7 +209,7 @@ def test_a_warning_of_the_parser_stops_the_build(folder, trt, asked, warning):
     assert calls(trt, "build") == []
 
 
-def test_a_warning_that_says_nothing_of_the_graph_does_not(folder, trt, asked):
+def test_a_warning_of_the_parser_that_says_nothing_of_the_graph_does_not(folder, trt, asked):
     trt.parser_warnings = ["ModelImporter.cpp:1071: Make sure input start has Int64 binding."]
     assert build(folder, trt, asked)[0] == ["decoder", "vision"]
 
@@ -229,30 +229,6 @@ def test_a_build_that_fails_gives_tensorrts_reason(folder, trt, asked):
     with pytest.raises(BackendError, match=r"graph decoder.*32 MiB of workspace: insufficient workspace"):
         build(folder, trt, asked)
     assert not list((folder / "engines").glob("*.plan"))
-
-
-@pytest.mark.parametrize("fused", [True, False])
-def test_attention_without_a_fused_kernel_is_taken_apart_and_said_unless_it_must_be_fused(
-    tmp_path, trt, fused
-):
-    manifest = engine_graphs.write_folder(
-        tmp_path,
-        {"decoder": engine_graphs.decoder("fp16")},
-        precision="fp16",
-        profiles=PROFILES,
-        in_place=engine_graphs.caches(),
-    )
-    trt.unfused, graph = True, manifest.graphs["decoder"]
-
-    def built():
-        options = BuildOptions(16, fused=fused)
-        return build_engine(trt, tmp_path, graph, precision="fp16", profiles=graph.profiles, options=options)
-
-    if fused:
-        with pytest.raises(BackendError, match="dedicated kernel"):
-            built()
-    else:
-        assert built().notes == ("attention has no fused kernel here: it is taken apart, which is slower",)
 
 
 def test_an_engine_with_other_inputs_than_the_manifest_is_refused(folder, trt):
@@ -318,6 +294,13 @@ def test_a_plan_whose_hash_is_not_in_its_record_is_never_deserialised(folder, tr
     with pytest.raises(BackendError, match="is not the plan that was built"):
         open_vision(folder, trt)
     assert calls(trt, "deserialize") == []
+
+
+def test_what_tensorrt_warns_of_while_it_opens_an_engine_is_logged(folder, trt, asked, caplog):
+    build(folder, trt, asked)
+    trt.run_warnings = ["Using an engine plan file across different models of devices is not recommended"]
+    open_vision(folder, trt)
+    assert f"TensorRT: {trt.run_warnings[0]}" in caplog.messages
 
 
 def test_an_engine_that_tensorrt_refuses_says_so(folder, trt, asked):

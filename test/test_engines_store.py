@@ -63,7 +63,7 @@ def files(store):
 def plan_of(store):
     record = read_record(store.folder, "decoder")
     assert record is not None
-    return read_plan(store.folder, record)
+    return bytes(read_plan(store.folder, record))
 
 
 def test_an_engine_is_built_once_and_then_up_to_date(store, said):
@@ -243,6 +243,27 @@ def test_what_a_killed_process_was_writing_is_removed_by_the_next(store):
     (store.folder / f"decoder.0123456789ab.plan.4000000{tensorrt_plans.PART}").write_bytes(b"half a pl")
     assert not store.ensure("decoder", KEY, Builds())
     assert files(store) == whole
+
+
+def test_what_was_not_written_by_the_store_is_left_alone(store):
+    """The folder may be anybody's: `--engines ~/Downloads`."""
+    store.folder.mkdir()
+    names = ("film.mkv.part", "decoder.plan.part", "decoder.0123456789ab.plan.x.part", "decoder.plan.1.part")
+    for name in names:
+        (store.folder / name).touch()
+    for name in ("decoder.engine.json.4000000.part", "timings.cache.4000000.part"):
+        (store.folder / name).touch()
+    store.ensure("decoder", KEY, Builds())
+    assert sorted(path.name for path in store.folder.glob("*.part")) == sorted(names)
+
+
+def test_a_plan_that_was_read_stays_as_it_is_when_it_is_built_again(store):
+    build = Builds()
+    store.ensure("decoder", KEY, build)
+    plan = read_plan(store.folder, read_record(store.folder, "decoder"))
+    store.ensure("decoder", KEY, build, again=True)
+    assert plan == b"plan 1" * 100 and plan.readonly
+    assert plan_of(store) == b"plan 2" * 100
 
 
 def test_a_build_that_fails_leaves_the_engine_of_before(store):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node started once to build engines: what it says, and how its process ends."""
+"""The node builds engines, once with `build_only` or before it loads: what it says, how its process ends."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def folders(tmp_path):
     return {"model": str(tmp_path / "language"), "tracker_model": str(tmp_path / "tracker")}
 
 
-def building_node(parameters, *fake: str) -> Child:
-    """The node with ``build_only``, on a machine that has the stand-in for TensorRT."""
+def building_node(parameters, *fake: str, build_only: bool = True) -> Child:
+    """The node, on a machine that has the stand-in for TensorRT."""
     command = (sys.executable, fake_tensorrt.__file__, *fake, "pixelrefer_ros.ros.main")
-    return node_process({**parameters, "build_only": True}, command=command)
+    return node_process({**parameters, "build_only": build_only}, command=command)
 
 
 def end_of(node: Child) -> tuple[int, str]:
@@ -78,4 +78,21 @@ def test_a_signal_while_building_stops_the_node_which_fails(folders, tmp_path):
         code, seconds = node.stop(signal.SIGTERM)
         assert (code, seconds < stop_limit_s()) == (1, True), node.output
         node.wait_for_line("stopped while building")
+    assert [path.name for path in tmp_path.glob("*/engines/*")] == ["building.lock"]
+
+
+def test_engines_that_are_missing_are_built_before_loading(folders, tmp_path):
+    with building_node({**folders, "device": "cuda"}, RTX, build_only=False) as node:
+        # The stand-in's GPU is none of torch's: loading fails, and the node stays.
+        node.wait_for_line("cannot configure")
+        said = node.output
+    assert said.count("building the TensorRT engines") == said.count("vision: built in") == 2, said
+    assert {path.parent.parent.name for path in tmp_path.glob("*/engines/*.plan")} == {"language", "tracker"}
+
+
+def test_a_signal_while_engines_are_built_before_loading_stops_the_node(folders, tmp_path):
+    with building_node({**folders, "device": "cuda"}, RTX, "--step-s=600", build_only=False) as node:
+        node.wait_for_line("vision: building")
+        code, seconds = node.stop(signal.SIGTERM)
+        assert (code, seconds < stop_limit_s()) == (0, True), node.output
     assert [path.name for path in tmp_path.glob("*/engines/*")] == ["building.lock"]

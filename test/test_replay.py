@@ -15,13 +15,14 @@ from perception_parts import PERIOD_NS, frame
 from rosbags.rosbag2 import Writer
 
 from pixelrefer_ros.cli import main
-from pixelrefer_ros.errors import EmptyRegion
+from pixelrefer_ros.errors import EmptyRegion, ParameterError
 from pixelrefer_ros.model_source import load_perception
 from pixelrefer_ros.offline import write_image_bag
 from pixelrefer_ros.offline.bags import IMAGE, ros_types
 from pixelrefer_ros.offline.files import QuestionEntry, When
 from pixelrefer_ros.offline.schedule import Schedule
 from pixelrefer_ros.parameters import check_parameters
+from pixelrefer_ros.tracking import StateRules
 from pixelrefer_ros.types import Box, Question, Region
 
 TOPIC = "/camera/image"
@@ -113,6 +114,21 @@ def test_two_runs_are_byte_identical_whatever_the_storage(replay, tmp_path):
     assert first == (tmp_path / "second.jsonl").read_bytes() == (tmp_path / "third.jsonl").read_bytes()
     assert len(first.splitlines()) == 5
     assert b"timing" not in first
+
+
+def test_when_an_object_is_lost_and_searched_for_is_a_setting():
+    named = {"model": "tiny-random", "tracker_model": "tiny-random"}
+
+    def rules(**settings):
+        return load_perception(check_parameters({**named, **settings}))._tracker._session._rules
+
+    assert rules() == StateRules()
+    assert rules(lost_after_frames=3, find_again_score=0.75) == StateRules(
+        lost_after_frames=3, find_again_score=0.75
+    )
+    assert rules(lost_after=2.5) == StateRules(lost_after_s=2.5)
+    with pytest.raises(ParameterError, match=r"find_again_score is 0\.2"):
+        rules(find_again_score=0.2)
 
 
 def test_boxes_and_answers_equal_those_of_perception_driven_by_hand(replay):

@@ -17,8 +17,8 @@ from pixelrefer_ros.errors import BackendError
 from pixelrefer_ros.runtime import OnnxRuntimeBackend
 from pixelrefer_ros.runtime.manifest import Profile
 from pixelrefer_ros.runtime.tensorrt_messages import logger_of
-from pixelrefer_ros.runtime.tensorrt_plans import engine_graph
 from pixelrefer_ros.runtime.tensorrt_session import TensorRtSession
+from pixelrefer_ros.runtime.tensorrt_sizes import engine_graph
 
 PROFILES = {"batch": Profile(1, 1, 2), "sequence": Profile(1, 8, 16), "rows": Profile(0, 2, 4)}
 NEW, OLD = "10.15.1.29", "10.3.0"
@@ -144,6 +144,13 @@ def test_a_run_that_fails_gives_tensorrts_reason_and_the_next_one_works(projecti
     assert projection.session.run({"x": torch.zeros(1, 64)})["y"].shape == (1, 64)
 
 
+def test_what_tensorrt_warns_of_at_each_run_is_logged_once(projection, caplog):
+    projection.trt.run_warnings = ["Using default stream"]
+    for _ in range(3):
+        projection.session.run({"x": torch.zeros(1, 64)})
+    assert caplog.messages == ["TensorRT: Using default stream"]
+
+
 def test_a_closed_session_says_so(projection):
     projection.session.close()
     projection.session.close()
@@ -206,6 +213,16 @@ def test_a_step_uses_the_profile_of_steps_and_a_prompt_that_of_any_size(decoder)
         ("execute", 77, 0),
         ("execute", 77, 1),
     ]
+
+
+def test_several_prompts_at_once_are_refused_by_name(decoder):
+    caches = empty_caches(decoder.graph, batch=2)
+    with pytest.raises(
+        ValueError, match=r"batch is 2, sequence is 4; a run that is no single step must have batch 1"
+    ):
+        decoder.session.run(step_feeds(caches, 0, length=4, batch=2))
+    assert decoder.trt.calls == []
+    assert decoder.session.run(step_feeds(caches, 0, batch=2))["hidden"].shape == (2, 1, 64)
 
 
 def test_other_caches_or_sizes_are_recorded_anew(decoder):

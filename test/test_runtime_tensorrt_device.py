@@ -15,10 +15,10 @@ from fake_tensorrt import FakeTensorRT, HostStream
 from pixelrefer_ros.engines import Asked, build_engines
 
 from pixelrefer_ros import cli
-from pixelrefer_ros.errors import BackendError
-from pixelrefer_ros.model_source import build_named_engines
+from pixelrefer_ros.errors import BackendError, PixelReferError
+from pixelrefer_ros.model_source import build_missing_engines, build_named_engines
 from pixelrefer_ros.parameters import check_parameters
-from pixelrefer_ros.runtime import read_manifest, tensorrt_backend
+from pixelrefer_ros.runtime import choose_backend, read_manifest, tensorrt_backend
 from pixelrefer_ros.runtime.device_stream import CudaStream
 from pixelrefer_ros.runtime.manifest import Profile
 from pixelrefer_ros.runtime.tensorrt_backend import TensorRtBackend, why_not_tensorrt
@@ -120,6 +120,70 @@ def by_command(folder):
 def by_node(folder):
     named = {"model": str(folder), "tracker_model": "none", "device": str(SECOND)}
     build_named_engines(check_parameters(named), say=lambda _: None, stopped=lambda: False)
+
+
+def before_loading(folder, *, stopped=lambda: False, **parameters):
+    """What the node builds before it loads its models, and the lines it says."""
+    lines: list[str] = []
+    named = {"model": str(folder), "tracker_model": "none", "device": "cuda:1", **parameters}
+    build_missing_engines(check_parameters(named), say=lines.append, stopped=stopped)
+    return lines
+
+
+def built(trt):
+    return [name for name, _ in trt.places].count("build")
+
+
+@pytest.mark.parametrize("backend", ["auto", "tensorrt"])
+def test_the_node_builds_engines_that_are_missing_and_then_runs_on_them(folder, trt, backend):
+    first, *lines = before_loading(folder, backend=backend)
+    assert first.startswith(f"building the TensorRT engines of {folder}, which takes minutes, once")
+    assert "vision: building (there is none)" in lines and built(trt) == 1
+    assert choose_backend(backend, folder, "cuda:1")[0] == "tensorrt"
+    assert before_loading(folder, backend=backend) == [] and built(trt) == 1
+
+
+def test_engines_that_were_built_with_another_profile_are_used_as_they_are(folder, trt):
+    build_engines(folder, trt, current_gpu(SECOND), Asked("orin-nano"), say=lambda _: None)
+    assert before_loading(folder) == [] and built(trt) == 1
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"backend": "onnxruntime"}, {"device": "cpu"}, {"device": "cuda:7"}, {"model": "tiny-random"}],
+    ids=str,
+)
+def test_where_tensorrt_would_not_run_the_model_nothing_is_built(folder, trt, given):
+    assert before_loading(folder, **given) == [] and trt.places == []
+
+
+def test_without_tensorrt_nothing_is_built(folder, trt, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    assert before_loading(folder) == []
+
+
+def test_a_build_that_fails_is_told_and_leaves_the_choice_to_what_else_there_is(folder, trt):
+    trt.build_error = "insufficient workspace"
+    said = before_loading(folder)[-1]
+    assert said.startswith(f"the TensorRT engines of {folder} cannot be built: graph vision: TensorRT cannot")
+    assert said.endswith(trt.build_error)
+    with pytest.raises(
+        PixelReferError, match=r"nothing here runs .*CUDAExecutionProvider.*no engine of graph"
+    ):
+        choose_backend("auto", folder, "cuda:1")
+    with pytest.raises(BackendError, match=trt.build_error):
+        before_loading(folder, backend="tensorrt")
+
+
+def test_a_stopped_build_ends_loading(folder, trt):
+    with pytest.raises(BackendError, match="the build was stopped"):
+        before_loading(folder, stopped=lambda: True)
+
+
+def test_who_only_chooses_a_backend_builds_nothing(folder, trt):
+    with pytest.raises(PixelReferError, match="build it with `pixelrefer build-engines"):
+        choose_backend("auto", folder, "cuda:1")
+    assert built(trt) == 0
 
 
 @pytest.mark.parametrize("build", [by_command, by_node])

@@ -16,7 +16,12 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 
 from pixelrefer_ros.detached import Detached
 from pixelrefer_ros.errors import PixelReferError
-from pixelrefer_ros.model_source import backends_in_words, build_named_engines, load_perception
+from pixelrefer_ros.model_source import (
+    backends_in_words,
+    build_missing_engines,
+    build_named_engines,
+    load_perception,
+)
 from pixelrefer_ros.parameters import Parameters, perception_settings
 from pixelrefer_ros.ros.active import ActiveInterface
 from pixelrefer_ros.ros.ask_action import AskAction
@@ -112,14 +117,15 @@ class PixelReferNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the models that the parameters name. A failure is logged, and leaves nothing behind.
 
-        With `build_only`, build their engines instead, and let the process end.
+        TensorRT engines that the backend needs and that are missing are built first. With `build_only`, only
+        that is done, whatever the backend, and the process ends.
         """
         parameters = self._parameters_in_use.current()
         if parameters.build_only:
             return self._build(parameters)
         self.get_logger().info(f"loading model {parameters.model!r} and tracker {parameters.tracker_model!r}")
         try:
-            perception = self._unless_stopped(lambda: _load(parameters), "pixelrefer-loading")
+            perception = self._unless_stopped(lambda: self._load(parameters), "pixelrefer-loading")
             if perception is None:
                 return _FAILURE
             perception.next_object_id = self._next_object_id  # no id is used again while the node lives
@@ -150,6 +156,7 @@ class PixelReferNode(LifecycleNode):
             self.get_logger().error(f"cannot activate: {type(error).__name__}: {error}")
             self._deactivate()
             return _FAILURE
+        self.get_logger().info(f"active: images come from {self._active.image_topic}")
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -191,6 +198,15 @@ class PixelReferNode(LifecycleNode):
                 self.get_logger().error("stopped while building: what is finished stays")
         self._stopping.set()
         return _SUCCESS if self._built else _FAILURE
+
+    def _load(self, parameters: Parameters) -> Perception:
+        build_missing_engines(parameters, say=self.get_logger().info, stopped=self._stopping.is_set)
+        perception = load_perception(parameters)
+        # What is there now stays: hundreds of thousands of objects of torch and the models. Walking
+        # through them, Python's collector would stop the camera for half a second every now and then.
+        gc.collect()
+        gc.freeze()
+        return perception
 
     def _unless_stopped(self, work: Callable[[], T], name: str) -> T | None:
         """What `work` gives, done in a thread of that name; None if the node is told to stop meanwhile."""
@@ -255,15 +271,6 @@ class PixelReferNode(LifecycleNode):
         except RCLError as error:
             self.get_logger().warning(f"transition {request.transition.id} refused: {error}")
         return response
-
-
-def _load(parameters: Parameters) -> Perception:
-    perception = load_perception(parameters)
-    # What is there now stays: hundreds of thousands of objects of torch and the models. Walking
-    # through them, Python's collector would stop the camera for half a second every now and then.
-    gc.collect()
-    gc.freeze()
-    return perception
 
 
 def _told(error: Exception) -> str:

@@ -11,9 +11,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 
 from pixelrefer_ros.errors import ParameterError
-from pixelrefer_ros.parameters import SCHEMA, Change, Parameter, Parameters, check_parameters
-
-_BY_NAME = {parameter.name: parameter for parameter in SCHEMA}
+from pixelrefer_ros.parameters import BY_NAME, SCHEMA, Change, Parameter, Parameters, check_parameters
 
 
 def descriptor(parameter: Parameter) -> ParameterDescriptor:
@@ -68,7 +66,7 @@ class NodeParameters:
     def _check(self, parameters: list[rclpy.parameter.Parameter]) -> SetParametersResult:
         try:
             for given in parameters:
-                if (known := _BY_NAME.get(given.name)) is None:
+                if (known := BY_NAME.get(given.name)) is None:
                     continue  # not ours: use_sim_time, QoS overrides
                 known.check(given.value)
                 if known.change is Change.UNCONFIGURED and not self._unconfigured():
@@ -81,7 +79,7 @@ class NodeParameters:
         return SetParametersResult(successful=True)
 
     def _take_over(self, parameters: list[rclpy.parameter.Parameter]) -> None:
-        ours = {given.name: given.value for given in parameters if given.name in _BY_NAME}
+        ours = {given.name: given.value for given in parameters if given.name in BY_NAME}
         if ours:
             self._values.update(ours)
             self._on_change(self.current())
@@ -113,7 +111,7 @@ def _integers_to_floats(parameters: list[rclpy.parameter.Parameter]) -> list[rcl
     """Let ``ros2 param set /pixelrefer track_rate 5`` mean 5.0."""
 
     def converted(given: rclpy.parameter.Parameter) -> rclpy.parameter.Parameter:
-        known = _BY_NAME.get(given.name)
+        known = BY_NAME.get(given.name)
         if known is None or known.type is not float or type(given.value) is not int:
             return given
         return rclpy.parameter.Parameter(given.name, value=float(given.value))

@@ -52,7 +52,8 @@ def choose_backend(
     """Chooses a backend.
 
     A checkpoint (safetensors) runs in torch. An exported folder runs under ONNX Runtime or TensorRT: "auto"
-    takes TensorRT on a GPU for which the folder has engines, else ONNX Runtime.
+    takes TensorRT on a GPU for which the folder has engines, else ONNX Runtime. Nothing is built here: it
+    takes minutes, so who wants it (the node, while it configures) does it before.
 
     Args:
         name: one of `BACKENDS`.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,13 +19,13 @@ from pixelrefer_ros.runtime.tensorrt_plans import (
     ENGINES,
     EngineRecord,
     Gpu,
-    engine_graph,
     engine_key,
     library,
     read_plan,
     read_record,
 )
 from pixelrefer_ros.runtime.tensorrt_session import TensorRtSession
+from pixelrefer_ros.runtime.tensorrt_sizes import engine_graph
 
 
 class TensorRtBackend:
@@ -67,59 +68,64 @@ class TensorRtBackend:
             BackendError: there is no engine, or it was built for something else or changed since, or TensorRT
                 refuses it; the message says how to build it.
         """
-        record = self.record(folder, graph)
         engines = self._engines or folder / ENGINES
+        record = engine_record(self._trt, self._gpu, folder, graph, engines)
         try:
             plan = read_plan(engines, record)
         except BackendError:
-            if self.record(folder, graph) == record:
+            before, record = record, engine_record(self._trt, self._gpu, folder, graph, engines)
+            if record == before:
                 raise
-            record = self.record(folder, graph)  # another process has just built it anew
-            plan = read_plan(engines, record)
+            plan = read_plan(engines, record)  # another process has just built it anew
         # An engine lives on the device that is current when it is deserialised.
-        with self._stream.alone(), heard(self._trt) as messages:
+        with self._stream.alone(), heard(self._trt, logging.ERROR) as messages:
             if self._runtime is None:
                 self._runtime = self._trt.Runtime(logger_of(self._trt))
             engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise BackendError(
-                f"{engines / record.file}: {library(self._trt)} refuses the engine "
-                f"({'; '.join(messages.errors) or 'it gives no reason'}): {self._remedy(folder)} --again"
+                f"{engines / record.file}: {library(self._trt)} refuses the engine ("
+                + ("; ".join(messages.errors) or "it gives no reason")
+                + f"): {_remedy(folder, self._gpu)} --again"
             )
         return TensorRtSession(self._trt, engine, engine_graph(graph, record.profiles), self._stream)
 
-    def record(self, folder: Path, graph: Graph) -> EngineRecord:
-        """The record of a graph's engine, after its key was found to be this machine's.
 
-        Raises:
-            BackendError: there is none, or it was built for something else; the message says what.
-        """
-        engines = self._engines or folder / ENGINES
-        record = read_record(engines, graph.name)
-        if record is None:
-            raise BackendError(f"{engines} has no engine of graph {graph.name}: {self._remedy(folder)}")
-        now = engine_key(
-            graph,
-            precision=read_manifest(folder).precision,
-            tensorrt=library(self._trt),
-            gpu=self._gpu,
-            profile=record.key.profile,  # whichever was chosen when it was built
+def engine_record(trt: ModuleType, gpu: Gpu, folder: Path, graph: Graph, engines: Path) -> EngineRecord:
+    """The record of a graph's engine, after its key was found to be this machine's.
+
+    Args:
+        trt: the module ``tensorrt``.
+        gpu: that it must be for.
+        folder: the exported one.
+        graph: of its manifest.
+        engines: the folder of engines.
+
+    Raises:
+        BackendError: there is none, or it was built for something else; the message says what.
+    """
+    record = read_record(engines, graph.name)
+    if record is None:
+        raise BackendError(f"{engines} has no engine of graph {graph.name}: {_remedy(folder, gpu)}")
+    now = engine_key(
+        graph,
+        precision=read_manifest(folder).precision,
+        tensorrt=library(trt),
+        gpu=gpu,
+        profile=record.key.profile,  # whichever was chosen when it was built
+    )
+    changes = record.key.changes(now)
+    if changes:
+        raise BackendError(
+            f"the engine of graph {graph.name} in {engines} is for something else: {'; '.join(changes)}: "
+            + _remedy(folder, gpu)
         )
-        changes = record.key.changes(now)
-        if changes:
-            raise BackendError(
-                f"the engine of graph {graph.name} in {engines} is for something else: {'; '.join(changes)}: "
-                + self._remedy(folder)
-            )
-        return record
-
-    def _remedy(self, folder: Path) -> str:
-        # An index other than 0 is said: the command builds for the first GPU.
-        device = f" --device cuda:{self._gpu.index}" if self._gpu.index else ""
-        return f"build it with `pixelrefer build-engines {folder}{device}`"
+    return record
 
 
-def why_not_tensorrt(folder: Path, engines: Path | None = None, device: torch.device | None = None) -> str:
+def why_not_tensorrt(
+    folder: Path, engines: Path | None = None, device: torch.device | str | None = None
+) -> str:
     """Why TensorRT cannot run an exported folder on this machine as it is; empty if it can.
 
     Plans are not read: that every engine has a record for this machine is what is looked at.
@@ -130,10 +136,16 @@ def why_not_tensorrt(folder: Path, engines: Path | None = None, device: torch.de
         device: as for `TensorRtBackend`.
     """
     try:
-        manifest = read_manifest(folder)
-        backend = TensorRtBackend(engines, device)
-        for graph in manifest.graphs.values():
-            backend.record(folder, graph)
+        graphs = read_manifest(folder).graphs.values()
+        trt, gpu = import_tensorrt(), current_gpu(device)
+        for graph in graphs:
+            engine_record(trt, gpu, folder, graph, engines or folder / ENGINES)
     except PixelReferError as error:
         return str(error)
     return ""
+
+
+def _remedy(folder: Path, gpu: Gpu) -> str:
+    # An index other than 0 is said: the command builds for the first GPU.
+    device = f" --device cuda:{gpu.index}" if gpu.index else ""
+    return f"build it with `pixelrefer build-engines {folder}{device}`"

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from pixelrefer_ros.errors import BackendError
-from pixelrefer_ros.runtime.manifest import Graph, Profile, TensorSpec
+from pixelrefer_ros.runtime.manifest import Graph, Profile
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 ENGINES = "engines"
 """The folder of the engines, in the exported folder."""
@@ -36,7 +41,7 @@ PART = ".part"
 """How the names of files end that are not yet whole."""
 
 FORMAT = 2
-BUILDER = 1
+BUILDER = 2
 """To be raised when ``engines/`` makes another engine of the same graph: those of before are built again."""
 _PLAN = re.compile(r"[A-Za-z0-9_][\w.-]*\.plan")
 
@@ -137,58 +142,6 @@ def engine_key(graph: Graph, *, precision: str, tensorrt: str, gpu: Gpu, profile
     )
 
 
-def cache_sizes(graph: Graph) -> set[str]:
-    """The symbols of a graph's in-place caches alone: their capacity. TensorRT wants it fixed."""
-    caches = {name for name, _ in graph.in_place}
-    others = {size for spec in graph.inputs if spec.name not in caches for size in spec.shape}
-    return {size for name in caches for size in graph.input(name).shape if isinstance(size, str)} - others
-
-
-def engine_sizes(graph: Graph, profiles: Mapping[str, Profile]) -> dict[str, Profile]:
-    """The sizes that symbols may take in an engine: the capacity of caches is fixed at its most."""
-    fixed = cache_sizes(graph)
-    return {
-        symbol: Profile(sizes.max, sizes.max, sizes.max) if symbol in fixed else sizes
-        for symbol, sizes in profiles.items()
-    }
-
-
-def engine_graph(graph: Graph, profiles: Mapping[str, Profile]) -> Graph:
-    """A graph as its engine is: the sizes of `profiles`, and the capacity of caches a plain number.
-
-    Args:
-        graph: of the manifest.
-        profiles: see `engine_sizes`.
-    """
-    fixed = {symbol: profiles[symbol].max for symbol in cache_sizes(graph)}
-
-    def settled(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-        return tuple(
-            replace(spec, shape=tuple(fixed.get(str(size), size) for size in spec.shape)) for spec in specs
-        )
-
-    return replace(
-        graph,
-        inputs=settled(graph.inputs),
-        outputs=settled(graph.outputs),
-        profiles={symbol: sizes for symbol, sizes in profiles.items() if symbol not in fixed},
-    )
-
-
-def step_sizes(graph: Graph, profiles: Mapping[str, Profile]) -> dict[str, Profile] | None:
-    """The sizes of one decoding step: symbols that are not of a cache at their smallest.
-
-    Returns:
-        None for a graph with no caches updated in place, or with nothing else that changes size.
-    """
-    of_caches = {size for name, _ in graph.in_place for size in graph.input(name).shape}
-    steps = {
-        symbol: sizes if symbol in of_caches else Profile(sizes.min, sizes.min, sizes.min)
-        for symbol, sizes in profiles.items()
-    }
-    return steps if graph.in_place and steps != profiles else None
-
-
 def record_path(engines: Path, graph: str) -> Path:
     """Where a graph's record lies."""
     return engines / f"{graph}.engine.json"
@@ -232,27 +185,35 @@ def write_record(engines: Path, graph: str, record: EngineRecord) -> None:
     write_whole(record_path(engines, graph), (json.dumps(content, indent=1) + "\n").encode())
 
 
-def read_plan(engines: Path, record: EngineRecord) -> bytes:
+def read_plan(engines: Path, record: EngineRecord) -> memoryview:
     """The bytes of a plan, after their hash was found to be the record's.
+
+    They are the file itself, mapped: where a GPU has the machine's memory, a copy of gigabytes would be
+    missing on it. What was hashed is what is read later, too: a plan is never written to once it has its
+    name, only replaced or removed (`write_whole`), and the mapping keeps the file that it was made of.
+    (Whoever writes into the file itself could as well write a record for it.)
 
     Raises:
         BackendError: the file is missing, or holds other bytes.
     """
     path = engines / record.file
     try:
-        plan = path.read_bytes()
+        with path.open("rb") as file:
+            # What is empty cannot be mapped.
+            empty = os.fstat(file.fileno()).st_size == 0
+            plan = memoryview(b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except OSError as error:
         raise BackendError(f"{path} cannot be read ({error}): build the engines again") from error
     found = hashlib.sha256(plan).hexdigest()
     if found != record.sha256:
         raise BackendError(
-            f"{path} ({len(plan)} bytes, sha256 {found[:12]}...) is not the plan that was built "
+            f"{path} ({plan.nbytes} bytes, sha256 {found[:12]}...) is not the plan that was built "
             f"({record.sha256[:12]}...) and is not loaded: build the engines again"
         )
     return plan
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: Buffer) -> None:
     """Writes a file whole or not at all: no half file is left, also when the disk is full.
 
     Raises:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -15,7 +16,8 @@ from pixelrefer_ros.runtime.manifest import Graph
 from pixelrefer_ros.runtime.session import check_feeds, torch_dtype
 from pixelrefer_ros.runtime.step_recorder import StepRecorder, Tensors
 from pixelrefer_ros.runtime.tensorrt_messages import heard
-from pixelrefer_ros.runtime.tensorrt_plans import DTYPE_NAMES, step_sizes
+from pixelrefer_ros.runtime.tensorrt_plans import DTYPE_NAMES
+from pixelrefer_ros.runtime.tensorrt_sizes import prompt_sizes, step_sizes
 
 
 class TensorRtSession:
@@ -45,13 +47,18 @@ class TensorRtSession:
         self._in_place = {output: name for name, output in graph.in_place}
         aliased = getattr(engine, "get_aliased_input_tensor", lambda _: None)
         self._aliased = {output for output, name in self._in_place.items() if aliased(output) == name}
-        self._steps = step_sizes(graph, graph.profiles)
+        self._steps, self._prompts = step_sizes(graph, graph.profiles), prompt_sizes(graph, graph.profiles)
         self._contexts: dict[int, Any] = {}
         self._recorder = StepRecorder(graph, stream)
         self._nothing = torch.empty(stream.alignment, dtype=torch.uint8, device=stream.device)
 
     def run(self, feeds: Mapping[str, torch.Tensor]) -> Tensors:
-        """Runs the engine; see `pixelrefer_ros.runtime.Session`."""
+        """Runs the engine; see `pixelrefer_ros.runtime.Session`.
+
+        Raises:
+            ValueError: as `check_feeds`; or several entries of the caches and more than one step of each.
+            BackendError: the session is closed, or the run fails.
+        """
         sizes = check_feeds(self.graph, feeds)
         with self._stream.alone():
             if self._engine is None:
@@ -61,6 +68,7 @@ class TensorRtSession:
     def _run(self, feeds: Mapping[str, torch.Tensor], sizes: Mapping[str, int]) -> Tensors:
         given = {name: self._placed(name, tensor) for name, tensor in feeds.items()}
         if not self._is_step(sizes):
+            self._check_prompt(sizes)
             outputs = self._buffers(self._context(0), given)
             self._bind(self._context(0), given, outputs)
             self._execute(self._context(0))
@@ -82,6 +90,16 @@ class TensorRtSession:
             if symbol in sizes
         )
 
+    def _check_prompt(self, sizes: Mapping[str, int]) -> None:
+        """Refuses what neither profile of the engine has: several entries are run for single steps only."""
+        over = {symbol for symbol, most in self._prompts.items() if sizes.get(symbol, 0) > most.max}
+        if over:
+            found = ", ".join(f"{symbol} is {size}" for symbol, size in sorted(sizes.items()))
+            raise ValueError(
+                f"graph {self.graph.name}: {found}; a run that is no single step must have "
+                + ", ".join(f"{symbol} {self._prompts[symbol].max}" for symbol in sorted(over))
+            )
+
     def _step(self, given: Tensors) -> Tensors:
         context = self._context(1)
         outputs = self._buffers(context, given)
@@ -90,7 +108,7 @@ class TensorRtSession:
         return outputs
 
     def _step_again(self, given: Tensors, outputs: Tensors) -> Tensors:
-        with heard(self._trt) as messages:
+        with heard(self._trt, logging.ERROR) as messages:
             good = self._context(1).execute_async_v3(self._stream.handle)
         if not good:
             reasons = ["TensorRT refuses to run while it is recorded", *messages.errors]
@@ -123,7 +141,7 @@ class TensorRtSession:
     def _context(self, profile: int) -> Any:
         """The execution context of an optimisation profile, made at its first use."""
         if profile not in self._contexts:
-            with heard(self._trt) as messages:
+            with heard(self._trt, logging.ERROR) as messages:
                 context = self._engine.create_execution_context()
                 good = context is not None and (
                     profile == 0 or context.set_optimization_profile_async(profile, self._stream.handle)
@@ -166,7 +184,7 @@ class TensorRtSession:
                 raise BackendError(f"graph {self.graph.name}: the engine refuses the address of {name}")
 
     def _execute(self, context: Any) -> None:
-        with heard(self._trt) as messages, self._stream.queue():
+        with heard(self._trt, logging.ERROR) as messages, self._stream.queue():
             good = context.execute_async_v3(self._stream.handle)
         if not good:
             reason = "; ".join(messages.errors) or "TensorRT gives no reason"
