@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
-import cv2
 import numpy as np
 from agent import PATIENCE_S, ask, keep, newest_stamp
 from exam import HISTORY_S, PLAN, VIDEO_FRAMES, Asked, Exam, Step, Verdict
@@ -22,8 +21,8 @@ from scenes import SHAPES
 
 from pixelrefer_ros.errors import NoFrame
 from pixelrefer_ros.ros import PixelReferClient
-from pixelrefer_ros.training.world import Renderer, Sight, cast_scene
-from pixelrefer_ros.types import Answer, AnswerStatus, Region
+from pixelrefer_ros.training.world import Renderer, Sight, cast_scene, region_of
+from pixelrefer_ros.types import Answer, AnswerStatus
 
 _MAX_TOKENS = 72  # longer than any right answer
 _SILENCE_S = 3.0  # without a newer image: the camera has stopped
@@ -96,7 +95,8 @@ class Examiner:
         self.unasked = [" or ".join(step.kinds) for step, tries in left if tries == _TRIES]
 
     def _point_at(self, number: int, index: int, stamp_ns: int, *, pointing: bool) -> None:
-        region = region_of(self._exam.sight, number, index, pointing=pointing)
+        mask = self._exam.sight.renderer.layers(index).visible[number]
+        region = region_of(mask, 0, "point" if pointing else "box")
         region = replace(region, label=_NAMES[number], stamp_ns=stamp_ns)
         self._ids[number], self._since[number] = self._client.add_region(region), index
         way = "clicks on" if pointing else "draws a box around"
@@ -127,17 +127,6 @@ class Examiner:
     def _keep(self, asked: Asked, answer: Answer, verdict: Verdict, names: dict[str, int]) -> None:
         marks = {"kind": asked.kind, "truth": verdict.truth, "right": verdict.right, "reason": verdict.reason}
         keep(answer, names, self._scene, self._out, **marks)
-
-
-def region_of(sight: Sight, number: int, index: int, *, pointing: bool) -> Region:
-    """What a user would give of an object in a frame: its tight box, or the point furthest inside it."""
-    if not pointing:
-        return Region(box=sight.box(number, index))
-    mask = np.pad(sight.renderer.layers(index).visible[number], 1).astype(np.uint8)
-    inside = cv2.distanceTransform(mask, cv2.DIST_L2, 5)[1:-1, 1:-1]
-    row, column = np.unravel_index(int(inside.argmax()), inside.shape)
-    point = np.array([[column, row]], np.float32)
-    return Region(points=point, point_labels=np.ones(1, np.int32))
 
 
 def main() -> int:

@@ -254,14 +254,24 @@ def test_who_knows_everything_passes_and_who_knows_nothing_does_not(exam, monkey
 
 
 def test_the_examiner_points_at_the_object_it_means(exam):
-    region_of = pytest.importorskip("examiner").region_of
-    for number in exam.in_view(0):
-        mask = exam.sight.renderer.layers(0).visible[number]
-        (column, row), *others = region_of(exam.sight, number, 0, pointing=True).points.astype(int)
-        assert mask[row, column] and not others
-        box = region_of(exam.sight, number, 0, pointing=False).box
-        inside = mask[box.y : box.y + box.height, box.x : box.x + box.width]
-        assert inside.sum() == mask.sum() and inside.any(axis=0).all() and inside.any(axis=1)[[0, -1]].all()
+    robot = Robot(exam, lambda *_: "")
+    examiner = pytest.importorskip("examiner").Examiner(
+        robot, exam, scene="shapes", seed=1, out=io.StringIO()
+    )
+    examiner.point()
+    assert len(robot.ids) == len(exam.in_view(exam.index(robot.ids[0].stamp_ns))) >= 2
+    for region in robot.ids:
+        number, index = "ABCDEFGH".index(region.label), exam.index(region.stamp_ns)
+        mask = exam.sight.renderer.layers(index).visible[number]
+        if region.box is None:
+            (column, row), *others = region.points.astype(int)
+            assert mask[row, column] and not others
+        else:
+            box = region.box
+            inside = mask[box.y : box.y + box.height, box.x : box.x + box.width]
+            assert inside.sum() == mask.sum()
+            assert inside.any(axis=0)[[0, -1]].all() and inside.any(axis=1)[[0, -1]].all()
+    assert {region.box is None for region in robot.ids} == {True, False}
 
 
 def test_the_printed_table_counts_what_was_marked():

@@ -29,6 +29,7 @@ from pixelrefer_ros.training.world import (
     cast_scene,
     scene_examples,
 )
+from pixelrefer_ros.training.world.questions.about_one import PLACE_PHRASES
 from pixelrefer_ros.training.world.questions.over_time import MOTION_PHRASES
 
 SMALL = SceneSettings(frames=20, size=(320, 240), objects=(3, 6))
@@ -85,6 +86,21 @@ def test_a_word_is_checked_with_yes_where_the_object_has_it(seed):
                 seen, yes = said.split(": ")
                 assert seen in true
                 assert yes == ("yes" if named(heard) == seen else "no")
+
+
+def test_a_place_that_is_a_part_of_the_true_one_is_never_denied():
+    names = {phrase: name for name, phrase in PLACE_PHRASES.items()}
+    said = [
+        (names[heard], *said.split(": "))
+        for seed in range(40)
+        for _, decided in lessons(seed, "checked")
+        for heard, said in decided.items()
+        if heard in names
+    ]
+    assert len({asked for asked, _, _ in said}) == 9
+    for asked, true, yes in said:
+        assert yes == ("yes" if asked == true else "no")
+        assert asked == true or asked not in true.split(), "what is in the bottom right is on the right, too"
 
 
 @few

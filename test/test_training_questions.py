@@ -9,7 +9,6 @@ import subprocess
 import sys
 
 import numpy as np
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -23,10 +22,8 @@ from pixelrefer_ros.training.world import (
     SceneSettings,
     Sight,
     cast_scene,
-    parse,
     scene_examples,
     scene_seeds,
-    score,
 )
 
 SMALL = SceneSettings(frames=20, size=(320, 240), objects=(2, 6))
@@ -243,50 +240,3 @@ def test_an_example_is_the_same_in_another_process():
     here = [e.digest() for e in scene_examples(4242, 5, settings=SceneSettings(frames=20, size=(320, 240)))]
     assert there.stdout.split() == here
     assert len(set(here)) == 5
-
-
-@pytest.mark.parametrize(
-    ("answer", "facts"),
-    [
-        ("A red striped star.", {("color", "red"), ("surface", "striped"), ("shape", "star")}),
-        ("an orange ring", {("color", "orange"), ("shape", "ring")}),
-        ("(B) blue", {("choice", "B"), ("color", "blue")}),
-        ("blue (B)", {("choice", "B"), ("color", "blue")}),
-        ("C", {("choice", "C")}),
-        ("It is on the left of the image.", {("place", "left")}),
-        ("It moves to the left.", {("motion", "left")}),
-        ("A blue circle is to the left of it.", {("left", "blue circle")}),
-        ("A gray board covers part of it.", {("cover", "gray board")}),
-        ("A gray board.", {("shape", "gray board")}),
-        ("Nothing.", {("answer", "nothing")}),
-        ("Nothing is near it.", {("near", "nothing")}),
-        ("I cannot tell from one picture.", {("answer", "unknown")}),
-        ("They are red and blue: no.", {("answer", "no"), ("color", "red"), ("color", "blue")}),
-        ("The red star is further left: yes.", {("answer", "yes"), ("color", "red"), ("shape", "star")}),
-        ("Between 0.4 s and 1.2 s.", {("hidden_from", "0.4"), ("hidden_to", "1.2")}),
-        ("No, it stays still.", {("answer", "no"), ("motion", "still")}),
-        ("colorless green ideas", {("color", "green")}),
-        ("", set()),
-    ],
-)
-def test_answers_are_read(answer, facts):
-    assert parse(answer) == {Fact(*fact) for fact in facts}
-
-
-def test_a_contradiction_beside_the_right_answer_is_wrong():
-    expected = frozenset({Fact("answer", "no")})
-    known = frozenset({Fact("color", "blue")})
-    assert score(parse("No, it is blue."), expected, known).correct
-    assert not score(parse("No, it is red."), expected, known).correct
-    assert not score(parse("It is red and blue."), frozenset({Fact("color", "blue")})).correct
-
-
-def test_times_are_scored_with_a_tolerance_of_one_frame():
-    expected = parse("between 0.4 s and 1.2 s")
-    assert score(parse("between 0.5 s and 1.1 s"), expected).correct
-    assert not score(parse("between 0.6 s and 1.2 s"), expected).correct
-
-
-@given(st.text(max_size=200))
-def test_no_text_breaks_the_reader(text):
-    assert all(isinstance(fact, Fact) for fact in parse(text))

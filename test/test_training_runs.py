@@ -33,7 +33,7 @@ from pixelrefer_ros.training.language import (
 from pixelrefer_ros.training.language_loss import answer_loss
 from pixelrefer_ros.training.loop import Loop, Pace, read_progress
 from pixelrefer_ros.training.optimizers import parameter_groups
-from pixelrefer_ros.training.scoring import ask
+from pixelrefer_ros.training.scoring.answers import answered, look
 from pixelrefer_ros.training.stages import Stage
 from pixelrefer_ros.training.validation import SCORE, KeptBest, WorldValidation
 from pixelrefer_ros.training.world import (
@@ -187,7 +187,7 @@ def test_two_stages_leave_a_checkpoint_that_answers(tmp_path):
     assert train_language(tmp_path, settings)
     model = PixelReferLite.from_pretrained(tmp_path)
     example: Example = next(scene_examples(scene_seeds("val", 0, 1)[0], 1, settings=SCENE))
-    assert isinstance(ask(model, example), str)
+    assert [asked for asked, _ in answered(model, [(example, look(model, example))])] == [example]
     recipe = json.loads((tmp_path / "recipe.json").read_text())
     assert recipe["seed"] == 1
     assert recipe["parameters"] == parameter_count(trainable_network(tmp_path))

@@ -95,11 +95,6 @@ _WRONG_KEPT = 40
 _Views = dict[tuple[int, int, int], ObjectTokens]  # object tokens by scene, frame and object
 
 
-def ask(model: PixelReferLite, example: Example) -> str:
-    """The model's answer to an example's question, decoded greedily."""
-    return next(answer for _, answer in answered(model, [(example, look(model, example))]))
-
-
 def answered(
     model: PixelReferLite, asked: Iterable[tuple[Example, list[list[TimedTokens]]]]
 ) -> Iterator[tuple[Example, str]]:

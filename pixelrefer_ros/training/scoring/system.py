@@ -12,8 +12,17 @@ from pixelrefer_ros.model import PixelReferLite
 from pixelrefer_ros.perception import Perception, PerceptionSettings
 from pixelrefer_ros.tracking import Tracker
 from pixelrefer_ros.training.scoring.answers import RowScore
-from pixelrefer_ros.training.scoring.tracks import CLIP_FRAMES, OBJECTS, followed, region_of
-from pixelrefer_ros.training.world import Fact, Renderer, SceneSettings, Sight, cast_scene, parse, score
+from pixelrefer_ros.training.scoring.tracks import CLIP_FRAMES, OBJECTS, followed
+from pixelrefer_ros.training.world import (
+    Fact,
+    Renderer,
+    SceneSettings,
+    Sight,
+    cast_scene,
+    parse,
+    region_of,
+    score,
+)
 from pixelrefer_ros.types import AnswerStatus, Question
 
 QUESTION = "What is <region>?"
@@ -73,8 +82,7 @@ def _one_clip(model: PixelReferLite, tracker: Tracker, sight: Sight, scores: Sys
     seen = [number for number in ids if sight.recognizable(number, last)]
     answers = perception.answer_together([Question(QUESTION, (ids[number],)) for number in seen])
     for number, answer in zip(seen, answers, strict=True):
-        if answer.status is not AnswerStatus.OK:
-            scores.unanswered += 1
+        scores.unanswered += answer.status not in (AnswerStatus.OK, AnswerStatus.TRUNCATED)
         combination = sight.scene.objects[number].combination
         truth = frozenset(Fact(slot, value) for slot, value in combination._asdict().items())
         scores.category.add(score(parse(answer.text), truth))

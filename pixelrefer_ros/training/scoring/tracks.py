@@ -5,22 +5,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
 
-import cv2
 import numpy as np
 
 from pixelrefer_ros.tracking import Tracker
 from pixelrefer_ros.training.scoring.masks import boundary_f, jaccard
-from pixelrefer_ros.training.world import Occlusion, Renderer, SceneSettings, Sight, cast_scene
-from pixelrefer_ros.types import Box, Mask, Region
+from pixelrefer_ros.training.world import (
+    Occlusion,
+    Prompt,
+    Renderer,
+    SceneSettings,
+    Sight,
+    cast_scene,
+    region_of,
+)
+from pixelrefer_ros.types import Mask
 
 CLIP_FRAMES = 60
 PROMPTED_SHARE = 0.6
 """Only objects of which so much is seen in the first frame are followed."""
 OBJECTS = (1, 4)
 
-Prompt = Literal["box", "point"]
 CLIPS: dict[str, Occlusion] = {"no occluder": "none", "occluder": "some", "full occlusion": "full"}
 
 
@@ -85,19 +90,6 @@ def followed(sight: Sight) -> list[int]:
     """The numbers of the objects that are seen well enough in the first frame to be pointed at."""
     shares = sight.shares[0]
     return [number for number in range(len(sight.scene.objects)) if shares[number] >= PROMPTED_SHARE]
-
-
-def region_of(mask: Mask, object_id: int, prompt: Prompt) -> Region:
-    """What a user would give of an object: its tight box, or the point furthest inside it."""
-    if prompt == "box":
-        rows, columns = np.nonzero(mask)
-        x, y = int(columns.min()), int(rows.min())
-        box = Box(x, y, int(columns.max()) + 1 - x, int(rows.max()) + 1 - y)
-        return Region(box=box, object_id=object_id)
-    inside = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
-    row, column = np.unravel_index(int(inside.argmax()), mask.shape)
-    point = np.array([[column, row]], np.float32)
-    return Region(points=point, point_labels=np.ones(1, np.int32), object_id=object_id)
 
 
 def _follow(tracker: Tracker, sight: Sight, *, only_return: bool) -> list[float]:

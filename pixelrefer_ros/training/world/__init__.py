@@ -15,6 +15,7 @@ from pixelrefer_ros.training.world.examples import (
     scene_texts,
 )
 from pixelrefer_ros.training.world.facts import Fact, Facts, Score, parse, score
+from pixelrefer_ros.training.world.pointing import Prompt, region_of
 from pixelrefer_ros.training.world.questions import KINDS, LESSONS, OFFERED, REGION, ROWS, Draft, Row
 from pixelrefer_ros.training.world.rendering import EPOCH_NS, Layers, Renderer
 from pixelrefer_ros.training.world.scene import BoardSpec, Look, ObjectSpec, Scene
@@ -67,6 +68,7 @@ __all__ = [
     "Look",
     "ObjectSpec",
     "Occlusion",
+    "Prompt",
     "Renderer",
     "Row",
     "Scene",
@@ -77,6 +79,7 @@ __all__ = [
     "cast_scene",
     "neighbors",
     "parse",
+    "region_of",
     "scene_drafts",
     "scene_examples",
     "scene_seeds",

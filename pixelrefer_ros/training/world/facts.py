@@ -41,6 +41,15 @@ class Fact(NamedTuple):
 Facts = frozenset[Fact]
 
 _TIMES = ("hidden_from", "hidden_to")
+_WHAT = {"color", "surface", "shape", "size", "choice"}
+_SIDES = {"left", "right", "above", "below"}
+_EXCLUDED: dict[Fact, set[str]] = {
+    Fact("answer", "nothing"): _WHAT | _SIDES | {"cover"},
+    Fact("answer", "unknown"): _WHAT | {"place", "motion", "hidden", *_TIMES},
+    Fact("hidden", "never"): set(_TIMES),
+    Fact("near", "nothing"): _SIDES,
+}
+"""An answer that says the first contradicts itself by whatever it says in these slots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +57,8 @@ class Score:
     """How an answer compares with the truth.
 
     Attributes:
-        correct: it states every expected fact, and nothing that contradicts those or what else is known.
+        correct: it states every expected fact, and nothing that contradicts those or what else is known:
+            no other value of theirs, and nothing that cannot be said beside them.
         stated: facts it states.
         true: those of them that are true.
         expected: facts it should state.
@@ -72,8 +82,9 @@ def score(stated: Facts, expected: Facts, known: Facts = frozenset()) -> Score:
     """
     true = [fact for fact in stated if _among(fact, expected) or _among(fact, known)]
     recalled = [fact for fact in expected if _among(fact, stated)]
-    slots = {fact.slot for fact in (*expected, *known)}
-    contradicted = any(fact.slot in slots and fact not in true for fact in stated)
+    contradicted = any(
+        _at_odds(fact, truth) for fact in stated if fact not in true for truth in (*expected, *known)
+    )
     return Score(
         correct=len(recalled) == len(expected) and not contradicted,
         stated=len(stated),
@@ -81,6 +92,12 @@ def score(stated: Facts, expected: Facts, known: Facts = frozenset()) -> Score:
         expected=len(expected),
         recalled=len(recalled),
     )
+
+
+def _at_odds(fact: Fact, truth: Fact) -> bool:
+    """Whether a fact that is not true cannot stand beside one that is."""
+    excluded = fact.slot in _EXCLUDED.get(truth, ()) or truth.slot in _EXCLUDED.get(fact, ())
+    return fact.slot == truth.slot or excluded
 
 
 def _among(fact: Fact, facts: Iterable[Fact]) -> bool:
@@ -104,10 +121,16 @@ _NOUN = re.compile(
 )
 _BESIDE = re.compile(_NEIGHBOR + r" is (?:to the )?(?P<where>left|right|above|below)(?: of)? it\b")
 _COVER = re.compile(_NEIGHBOR + r" covers part of it\b")
-_PLACE = re.compile(rf"\b(?:in|at|on) the {_one_of(_PLACE_WORDS)}\b")
+_PLACE = re.compile(
+    rf"\b(?:in|at|on) the {_one_of(_PLACE_WORDS)}\b|^(?:the )?{_one_of(_PLACE_WORDS)}(?: of the image)?\.?$"
+)
 _HIDDEN = re.compile(r"\bhidden between (\d+\.\d) s and (\d+\.\d) s\b|^between (\d+\.\d) s and (\d+\.\d) s\b")
 _CHOICE = re.compile(r"(?:^\(?|\()([abc])(?:\)|\.?$)")
 _MOVES = re.compile(rf"\bmov(?:es|ing) (?:to the )?{_one_of(DIRECTIONS)}\b")
+_DENIED = re.compile(
+    r"(?<=^nothing) (?:is|lies|covers|hides|can)\b(?:(?! but )[^.:;,])*"
+    r"|(?<=\bi cannot tell) (?:if|whether|which|what)\b(?:(?! but )[^.:;,])*"
+)
 _MOTION_WORDS: dict[str, str] = {
     r"\b(?:stays still|not moving|does not move)\b": "still",
     r"\b(?:grows|growing|gets larger)\b": "growing",
@@ -140,13 +163,14 @@ def parse(answer: str) -> Facts:
         facts.add(Fact("near", "nothing"))
     if re.search(r"\b(?:never hidden|always visible)\b", text):
         facts.add(Fact("hidden", "never"))
+    take(_DENIED, lambda _: [])  # "nothing is above the red star" says nothing of a star
     take(_CHOICE, lambda m: [Fact("choice", m[1].upper())])
     # What speaks of the surroundings goes first, and is taken out: it is not the object's own.
     take(_BESIDE, lambda m: [Fact(m["where"], m["who"])])
     take(_COVER, lambda m: [Fact("cover", m["who"])])
     take(_NOUN, lambda m: [Fact(slot, value) for slot, value in m.groupdict().items() if value])
     take(_MOVES, lambda m: [Fact("motion", m[1])])
-    take(_PLACE, lambda m: [Fact("place", m[1])])
+    take(_PLACE, lambda m: [Fact("place", m[1] or m[2])])
     take(_HIDDEN, lambda m: [Fact("hidden_from", m[1] or m[3]), Fact("hidden_to", m[2] or m[4])])
     for words, motion in _MOTION_WORDS.items():
         take(re.compile(words), lambda _, motion=motion: [Fact("motion", motion)])  # type: ignore[misc]

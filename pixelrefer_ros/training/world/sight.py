@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from functools import cached_property
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pixelrefer_ros.training.world.pointing import box_of
 from pixelrefer_ros.training.world.rendering import Renderer
 from pixelrefer_ros.training.world.scene import Scene
 from pixelrefer_ros.training.world.vocabulary import PLACES, SIZES
@@ -36,6 +38,7 @@ class Sight:
         """Nothing is measured yet."""
         self.renderer = renderer
         self._centers: dict[tuple[int, int], tuple[float, float]] = {}
+        self._edges: dict[tuple[int, int], NDArray[np.float64]] = {}
 
     @property
     def scene(self) -> Scene:
@@ -88,11 +91,24 @@ class Sight:
             self._centers[key] = (float(columns.mean()), float(rows.mean()))
         return self._centers[key]
 
+    def gap(self, number: int, other: int, index: int) -> float:
+        """From the edge of what is seen of one object to that of another, px; of both something must be."""
+        one, two = self._edge(number, index), self._edge(other, index)
+        squares = (one**2).sum(axis=1)[:, None] + (two**2).sum(axis=1) - 2 * one @ two.T
+        return float(np.sqrt(squares.min()))
+
+    def _edge(self, number: int, index: int) -> NDArray[np.float64]:
+        """(P, 2) x, y of the outermost pixels of what is seen of an object."""
+        key = (number, index)
+        if key not in self._edges:
+            mask = self.renderer.layers(index).visible[number].astype(np.uint8)
+            contours, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+            self._edges[key] = np.concatenate(contours)[:, 0].astype(np.float64)
+        return self._edges[key]
+
     def box(self, number: int, index: int) -> Box:
         """The tight box of what is seen; something must be."""
-        rows, columns = np.nonzero(self.renderer.layers(index).visible[number])
-        x, y = int(columns.min()), int(rows.min())
-        return Box(x, y, int(columns.max()) + 1 - x, int(rows.max()) + 1 - y)
+        return box_of(self.renderer.layers(index).visible[number])
 
     def place(self, number: int, index: int) -> str | None:
         """The cell of the 3 x 3 grid; None near a line between two."""

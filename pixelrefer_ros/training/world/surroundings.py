@@ -33,14 +33,20 @@ def name(sight: Sight, number: int) -> str:
 
 
 def next_to(sight: Sight, number: int, index: int) -> int | str | None:
-    """The nearest object, `NOTHING` if there is no other, None if it is unclear or cannot be named."""
+    """The nearest object, `NOTHING` if there is no other, None if it is unclear or cannot be named.
+
+    It is the nearest both from middle to middle and from edge to edge.
+    """
     others = _others(sight, number, index)
     if not others:
         return NOTHING
-    ranked = sorted((math.hypot(dx, dy), other) for other, (dx, dy) in others.items())
-    if len(ranked) > 1 and ranked[1][0] < NEAREST_MARGIN * ranked[0][0]:
+    (distance, nearest), *further = sorted((math.hypot(dx, dy), other) for other, (dx, dy) in others.items())
+    if further and further[0][0] < NEAREST_MARGIN * distance:
         return None
-    return _nameable(sight, ranked[0][1], index)
+    gap = sight.gap(number, nearest, index)
+    if any(sight.gap(number, other, index) < gap for _, other in further):
+        return None  # a large one reaches nearer than one whose middle is near
+    return _nameable(sight, nearest, index)
 
 
 def beside(sight: Sight, number: int, index: int, side: Side) -> int | str | None:

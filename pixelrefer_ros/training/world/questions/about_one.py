@@ -158,7 +158,7 @@ def is_place(asking: Asking) -> Draft | None:
     if value is None:
         return None
     true = asking.rng.random() < 0.5
-    asked = value if true else asking.choose([word for word in PLACE_NAMES if word != value])
+    asked = value if true else asking.choose(_wrong_places(value))
     at, yes = PLACE_PHRASES[asked], "yes" if true else "no"
     phrased = asking.phrase(_IS_PLACE, at=at, found=PLACE_PHRASES[value], yes=yes)
     return asking.draft(phrased, [("answer", yes)], known=[("place", value)], claim=(at, yes))
@@ -168,7 +168,7 @@ def checked(asking: Asking) -> Draft | None:
     """A lesson: attributes and places, each with what it is, and so yes or no; and its own place."""
     at = asking.sight.place(asking.number, asking.newest)
     true = {slot: value_of(asking, slot) for slot in ATTRIBUTES} | {"place": at}
-    words = ATTRIBUTES | {"place": PLACE_NAMES}
+    words = ATTRIBUTES | ({} if at is None else {"place": (at, *_wrong_places(at))})
     clear = [slot for slot, value in true.items() if value is not None]
     items = []
     for _ in range(CHECKED):
@@ -191,6 +191,11 @@ def chosen(asking: Asking) -> Draft | None:
         listed, letter = _lettered(asking, slot, str(values[slot]))
         items.append((f"{slot} {listed}", f"{values[slot]} ({letter})"))
     return asking.lesson("Choose for <region>.", items)
+
+
+def _wrong_places(value: str) -> tuple[str, ...]:
+    """The other places, but for those within the name: what is in the bottom right is on the right, too."""
+    return tuple(name for name in PLACE_NAMES if name != value and name not in value.split())
 
 
 def _lettered(asking: Asking, slot: str, value: str) -> tuple[str, str]:

@@ -22,8 +22,8 @@ _NEXT_TO = (
     ("What is the closest neighbor of <region>?", "{A}."),
 )
 _NEXT_TO_NOTHING = tuple((question, "Nothing.") for question, _ in _NEXT_TO)
-_SIDE_WORDS = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}
-_ALL_SIDES = {**_SIDE_WORDS, "next": "next to", "front": "in front of", "behind": "behind"}
+SIDE_WORDS = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}
+_ALL_SIDES = {**SIDE_WORDS, "next": "next to", "front": "in front of", "behind": "behind"}
 _BESIDE = (
     ("What is {side} <region>?", "{A}."),
     ("Which object is {side} <region>?", "It is {a}."),
@@ -65,7 +65,7 @@ def object_beside(asking: Asking) -> Draft | None:
         asking,
         _BESIDE,
         NOTHING if isinstance(found, str) else name(asking.sight, found),
-        side=_SIDE_WORDS[side],
+        side=SIDE_WORDS[side],
     )
 
 
@@ -79,15 +79,13 @@ def is_beside(asking: Asking) -> Draft | None:
     asked = there = name(asking.sight, found)
     if not true:
         present = {name(asking.sight, number) for number in range(len(asking.sight.scene.objects))}
-        combination = asking.sight.scene.objects[found].combination
-        colors = [
-            c
-            for c in ("red", "yellow", "green", "blue", "white")
-            if f"{c} {combination.shape}" not in present
-        ]
-        asked = f"{asking.choose(colors)} {combination.shape}"
+        shape = asking.sight.scene.objects[found].combination.shape
+        colors = [color for color in COLORS if f"{color} {shape}" not in present]
+        if not colors:
+            return None
+        asked = f"{asking.choose(colors)} {shape}"
     yes, words = "yes" if true else "no", {"a": article(asked), "found": article(there)}
-    phrased = asking.phrase(_IS_BESIDE, side=_SIDE_WORDS[side], yes=yes, **words)
+    phrased = asking.phrase(_IS_BESIDE, side=SIDE_WORDS[side], yes=yes, **words)
     known = zip(("color", "shape"), there.split(), strict=True)
     return asking.draft(phrased, [("answer", yes)], known=known)
 

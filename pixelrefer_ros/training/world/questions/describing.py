@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from pixelrefer_ros.training.world.course import motion_of
 from pixelrefer_ros.training.world.questions.about_one import PLACE_PHRASES
+from pixelrefer_ros.training.world.questions.about_surroundings import SIDE_WORDS
 from pixelrefer_ros.training.world.questions.draft import Asking, Draft, article
 from pixelrefer_ros.training.world.questions.over_time import MOTION_PHRASES, hiding_facts, times
 from pixelrefer_ros.training.world.sight import GONE_PX
 from pixelrefer_ros.training.world.surroundings import NOTHING, in_front, name, next_to, side_of
 
-_SIDES = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}
 _BRIEF = (
     "Please describe <region> in brief.",
     "Describe <region> briefly.",
@@ -91,7 +91,7 @@ def _picture(asking: Asking) -> tuple[list[str], list[tuple[str, str]]] | None:
         side, who = side_of(sight, number, near, index), name(sight, near)
         if side is None:
             return None
-        sentences.append(f"{article(who).capitalize()} is {_SIDES[side]} it.")
+        sentences.append(f"{article(who).capitalize()} is {SIDE_WORDS[side]} it.")
         facts.append((side, who))
     else:
         sentences.append("Nothing is near it.")

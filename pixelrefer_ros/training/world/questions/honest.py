@@ -10,7 +10,6 @@ BARELY_SEEN = (0.05, 0.2)
 BARELY_SEEN_PX = 50
 
 UNKNOWN = "I cannot tell."
-_FACT = ("answer", "unknown")
 _UNKNOWABLE = (
     "What is the name of <region>?",
     "Does <region> have a name?",
@@ -44,12 +43,13 @@ _HIDDEN_ATTRIBUTE = (
 
 def unknowable(asking: Asking) -> Draft | None:
     """What no picture shows: a name, a weight, a price, a back."""
-    return asking.draft((asking.choose(_UNKNOWABLE), UNKNOWN), [_FACT])
+    return _honest(asking, asking.choose(_UNKNOWABLE), UNKNOWN, ("color", "surface", "shape"))
 
 
 def one_picture(asking: Asking) -> Draft | None:
     """Motion and hiding, asked of a single frame."""
-    return asking.draft((asking.choose(_MOTION), "I cannot tell from one picture."), [_FACT])
+    words = "I cannot tell from one picture."
+    return _honest(asking, asking.choose(_MOTION), words, ("color", "surface", "shape"))
 
 
 def barely_seen(asking: Asking) -> Draft | None:
@@ -59,4 +59,11 @@ def barely_seen(asking: Asking) -> Draft | None:
         return None
     if asking.sight.pixels[asking.newest, asking.number] < BARELY_SEEN_PX:
         return None
-    return asking.draft((asking.choose(_HIDDEN_ATTRIBUTE), UNKNOWN), [_FACT])
+    return _honest(asking, asking.choose(_HIDDEN_ATTRIBUTE), UNKNOWN, ("color",))
+
+
+def _honest(asking: Asking, question: str, words: str, seen: tuple[str, ...]) -> Draft:
+    """That it cannot be told; what can be seen of it may be said beside that."""
+    it = asking.sight.scene.objects[asking.number].combination
+    known = [(slot, str(getattr(it, slot))) for slot in seen]
+    return asking.draft((question, words), [("answer", "unknown")], known=known)
