@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from fractions import Fraction
 
 import av
@@ -12,13 +13,14 @@ import cv2
 import numpy as np
 import pytest
 
-from pixelrefer_ros.errors import BadQuestion, ImageError, InputFileError, ParameterError
+from pixelrefer_ros import cli
+from pixelrefer_ros.errors import BadQuestion, EmptyRegion, ImageError, InputFileError, ParameterError
 from pixelrefer_ros.model import PixelReferLite, write_tiny_checkpoint
 from pixelrefer_ros.training import train
 from pixelrefer_ros.training.checkpoints import tokenizer_of, trainable_network
 from pixelrefer_ros.training.coco_masks import encode_rle
-from pixelrefer_ros.training.data import make_batch
-from pixelrefer_ros.training.record_data import SKIPPED, RecordBatches, held_back, read_turn
+from pixelrefer_ros.training.data import loader, make_batch
+from pixelrefer_ros.training.record_data import SKIPPED, Failures, RecordBatches, held_back, read_turn
 from pixelrefer_ros.training.records import MAX_VIEWS, read_records
 from pixelrefer_ros.training.text_rows import IGNORED
 
@@ -26,6 +28,12 @@ HEIGHT, WIDTH = 48, 64
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def run(*given: object) -> int:
+    parser = argparse.ArgumentParser()
+    train.add_arguments(parser)
+    return train.run(parser.parse_args([str(value) for value in given]))
 
 
 def picture(number: int) -> np.ndarray:
@@ -143,6 +151,55 @@ def test_an_object_of_many_frames_is_looked_at_in_a_few(media, tmp_path):
     assert (numbers[0], numbers[-1]) == (0, 198)
 
 
+NOTHING = encode_rle(np.zeros((HEIGHT, WIDTH), bool))
+OUTSIDE = [[WIDTH + 5, 5, WIDTH + 9, 5, WIDTH + 9, 9]]
+
+
+@pytest.mark.parametrize("nothing", [NOTHING, encode_rle(np.zeros((HEIGHT, WIDTH), bool), compressed=False)])
+def test_of_an_object_that_is_hidden_in_some_frames_the_others_are_looked_at(nothing, media, tmp_path):
+    hidden = {str(number): nothing for number in range(300)}
+    some = {"0": nothing, "1": RLE, "4": RLE, "5": nothing}
+    seen_late = hidden | {str(number): RLE for number in range(300, 304)}
+    turns, skipped = read_records(
+        written(tmp_path, [video(masks=[own]) for own in (some, seen_late, hidden)]), media, most_broken=0.5
+    )
+    assert [list(turn.regions[0][1]) for turn in turns] == [[1, 4], [300, 301, 302, 303]]
+    assert skipped.counts == {"an empty mask": 1}, "a record is left out where no frame is left"
+
+
+def test_a_polygon_that_lies_outside_of_its_frame_is_not_looked_at(media, tmp_path, checkpoint):
+    """Whether it does, only the picture tells: the record gives no size."""
+    records = [video(masks=[{"1": RLE, "4": OUTSIDE}]), video(masks=[{"1": OUTSIDE}])]
+    some, none = read_records(written(tmp_path, records), media, most_broken=0)[0]
+    config, tokenizer = trainable_network(checkpoint).config, tokenizer_of(checkpoint)
+    [region] = read_turn(some, tokenizer, config).regions
+    assert [view.time_s for view in region] == [0.1]
+    with pytest.raises(EmptyRegion, match=r"object 0 has no pixel in frames \[1\]"):
+        read_turn(none, tokenizer, config)
+
+
+def test_a_path_may_be_a_list_of_one(media, tmp_path):
+    records = [image(image=["0.png"]), video(video=["film.mp4"]), image(image=["0.png", "1.png"])]
+    turns, skipped = read_records(written(tmp_path, records), media, most_broken=0.5)
+    assert [turn.media for turn in turns] == [media / "0.png", media / "film.mp4"]
+    assert skipped.counts == {"the media's path is no text": 1}
+
+
+def test_what_comes_before_the_first_question_is_left_out_and_told(media, tmp_path):
+    begins = [{"from": "system", "value": "You are a robot."}, {"from": "gpt", "value": "Hello!"}]
+    records = [image(conversations=begins[:count] + talk("What is <region>?", "A box.")) for count in (1, 2)]
+    turns, skipped = read_records(written(tmp_path, records), media, most_broken=0)
+    assert [(turn.question, turn.answer) for turn in turns] == [("What is <region>?", "A box.")] * 2
+    assert skipped.counts == {"what comes before the first question": 2}
+
+
+def test_a_folder_of_frames_that_says_no_rate_is_of_three_frames_a_second(media, tmp_path, checkpoint):
+    record = video(video="frames", masks=[{"0": RLE, "3": RLE}])
+    [turn], _ = read_records(written(tmp_path, [record]), media, most_broken=0)
+    [region] = read_turn(turn, tokenizer_of(checkpoint), trainable_network(checkpoint).config).regions
+    assert [view.time_s for view in region] == [0.0, 1.0]
+
+
 BROKEN = [
     "text",
     image(image=None),
@@ -156,7 +213,7 @@ BROKEN = [
     image(masks=[]),
     image(masks=[RLE, RLE]),
     image(masks=[{"size": [HEIGHT, WIDTH], "counts": [1]}]),
-    image(masks=[encode_rle(np.zeros((HEIGHT, WIDTH), bool))]),
+    image(masks=[NOTHING]),
     image(height=5, width="wide"),
     image(height=HEIGHT + 1, width=WIDTH),
     video(masks=[{"one": RLE}]),
@@ -196,15 +253,39 @@ def test_pictures_that_fail_are_told_replaced_and_bounded(media, tmp_path, check
     turns, _ = read_records(written(tmp_path, records), media, most_broken=0)
     config = trainable_network(checkpoint).config
 
-    def batches(limit: int) -> RecordBatches:
-        return RecordBatches(turns, checkpoint, config, seed=0, questions=4, log=tmp_path, limit=limit)
-
-    assert len(batches(1)[0].rows.ids) == 4
+    batches = RecordBatches(turns, checkpoint, config, seed=0, questions=4, limit=1)
+    assert len(Failures(batches, tmp_path).sifted(batches[0]).rows.ids) == 4
     told = [json.loads(line) for line in (tmp_path / SKIPPED).read_text().splitlines()]
     assert [line["record"] for line in told] == [3]
     assert "broken.png" in told[0]["reason"]
-    with pytest.raises(InputFileError, match="max-broken"):
-        batches(0)[0]
+    batches = RecordBatches(turns, checkpoint, config, seed=0, questions=4, limit=0)
+    with pytest.raises(InputFileError, match=r"1 of 4 questions cannot be read.*max-broken"):
+        Failures(batches, tmp_path).sifted(batches[0])
+
+
+def test_failures_are_counted_over_all_processes_that_read(media, tmp_path, checkpoint):
+    records = [image(image="broken.png" if number in (4, 8, 11) else "0.png") for number in range(12)]
+    turns, _ = read_records(written(tmp_path, records), media, most_broken=0)
+    config = trainable_network(checkpoint).config
+    batches = RecordBatches(turns, checkpoint, config, seed=0, questions=3, limit=2)
+    failures, read = Failures(batches, tmp_path), list(loader(batches, range(4), workers=2))
+    of_worker = [{f.place for r in read[first::2] for f in r.failed} for first in range(2)]
+    assert max(map(len, of_worker)) <= 2, "none of the two has seen too many by itself"
+    with pytest.raises(InputFileError, match="3 of 12 questions cannot be read") as raised:
+        [failures.sifted(one) for one in read]
+    assert "Traceback" not in str(raised.value)
+    told = [json.loads(line)["record"] for line in (tmp_path / SKIPPED).read_text().splitlines()]
+    assert sorted(told) == [4, 8, 11]
+
+
+def test_a_run_whose_workers_find_too_much_broken_ends_in_one_clear_line(media, tmp_path, checkpoint, capsys):
+    records = written(tmp_path, [image(image="broken.png") for _ in range(4)])
+    given = ["train", "language", "--out", tmp_path / "x", "--from", checkpoint, "--data", records]
+    given += ["--media", media, "--steps", 1, 0, "--questions", 2, "--workers", 1, "--device", "cpu"]
+    assert cli.main([str(value) for value in given]) == cli.BAD_INPUT
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("pixelrefer: 1 of 4 questions cannot be read, the last one because ")
+    assert "Traceback" not in said and "broken.png is no picture that can be decoded" in said
 
 
 @pytest.mark.parametrize(
@@ -212,7 +293,7 @@ def test_pictures_that_fail_are_told_replaced_and_bounded(media, tmp_path, check
     [
         (image(masks=[encode_rle(np.ones((8, 8), bool))]), ImageError),
         (video(masks=[{"50": RLE}]), ImageError),
-        (video(video="frames", masks=[{"0": RLE, "1": RLE}]), BadQuestion),
+        (video(video="0.png", masks=[{"1": RLE}]), ImageError),
         (image(conversations=talk("<region> " + "why " * 5000, "Because.")), BadQuestion),
     ],
 )
@@ -226,11 +307,11 @@ def test_every_question_comes_once_per_pass(media, tmp_path, checkpoint):
     records = [image(conversations=talk("What is <region>?", f"Box {number}.")) for number in range(6)]
     turns, _ = read_records(written(tmp_path, records), media, most_broken=0)
     tokenizer, config = tokenizer_of(checkpoint), trainable_network(checkpoint).config
-    batches = RecordBatches(turns, checkpoint, config, seed=1, questions=4, log=tmp_path, limit=0)
+    batches = RecordBatches(turns, checkpoint, config, seed=1, questions=4, limit=0)
     answers = [
         tokenizer.decode(row[row != IGNORED].tolist())
         for number in range(3)
-        for row in batches[number].rows.labels
+        for row in batches[number].batch.rows.labels
     ]
     assert sorted(answers[:6]) == sorted(answers[6:]) == sorted(turn.answer for turn in turns)
 
@@ -248,18 +329,48 @@ def test_held_back_records_are_whole_and_few(media, tmp_path):
 def test_one_command_fine_tunes_on_records(media, tmp_path, checkpoint):
     records = [image(image="broken.png"), *[image()] * 24, *[video()] * 24]
     out = tmp_path / "tuned"
-    parser = argparse.ArgumentParser()
-    train.add_arguments(parser)
     given = ["language", "--out", out, "--from", checkpoint, "--data", written(tmp_path, records)]
     given += ["--media", media, "--steps", 2, 1, "--questions", 3, "--workers", 0, "--device", "cpu"]
-    assert train.run(parser.parse_args([str(value) for value in [*given, "--validate-every", 1]])) == 0
+    assert run(*given, "--validate-every", 1) == 0
     PixelReferLite.from_pretrained(out)
     assert (out / "training" / "validation.csv").read_text().count("\n") == 4
 
 
+def test_every_file_is_checked_before_anything_is_written(media, tmp_path, checkpoint):
+    given = ("language", "--from", checkpoint, "--media", media, "--steps", 1, 1, "--device", "cpu")
+    good, bad = written(tmp_path / "good", [image()]), written(tmp_path / "bad", [image(image="gone.png")])
+    for second in (bad, tmp_path / "nowhere.json"):
+        with pytest.raises(InputFileError, match=str(second)):
+            run(*given, "--out", tmp_path / "out", "--data", good, second)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_folder_and_the_media_of_records_may_have_moved_when_a_run_goes_on(media, tmp_path, checkpoint):
+    given = ("language", "--out", tmp_path / "out", "--workers", 0, "--device", "cpu", "--questions", 2)
+    given += ("--validate-every", 0, "--steps", 1, 0)
+    first = written(tmp_path / "first", [image()])
+    assert run(*given, "--from", checkpoint, "--data", first, "--media", media) == 0
+    moved = shutil.copytree(media, tmp_path / "moved"), shutil.copy(first, tmp_path)
+    again = shutil.copytree(checkpoint, tmp_path / checkpoint.name)
+    assert run(*given, "--from", again, "--data", moved[1], "--media", moved[0], "--max-broken", 0.5) == 0
+    with pytest.raises(ParameterError, match=r"--data was .* and is .*other\.json"):
+        run(*given, "--from", again, "--data", shutil.copy(first, tmp_path / "other.json"), "--media", media)
+
+
 @pytest.mark.parametrize("given", [("--media", "x"), ("--questions", 3), ("--data", "a", "b", "c")])
 def test_settings_of_records_need_records(given, tmp_path):
-    parser = argparse.ArgumentParser()
-    train.add_arguments(parser)
     with pytest.raises(ParameterError, match="--data"):
-        train.run(parser.parse_args([str(v) for v in ("language", "--out", tmp_path / "x", *given)]))
+        run("language", "--out", tmp_path / "x", *given)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("--data", "a"), "--data needs --from"),
+        (("--data", "a", "--from", "b", "--scenes", 3), "--scenes is of the shapes world"),
+    ],
+)
+def test_records_teach_no_new_model_and_have_no_scenes(given, told, tmp_path):
+    with pytest.raises(ParameterError, match=told):
+        run("language", "--out", tmp_path / "x", *given)
+    assert not (tmp_path / "x").exists()

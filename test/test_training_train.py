@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
 
 import pytest
 import torch
 
 from pixelrefer_ros.errors import CheckpointError, ParameterError
 from pixelrefer_ros.model import PixelReferLite, write_tiny_checkpoint
-from pixelrefer_ros.tracking import StreamTracker
+from pixelrefer_ros.tracking import StreamTracker, write_tiny_sam2
 from pixelrefer_ros.training import train
 from pixelrefer_ros.training.checkpoints import trainable_network, weights_of
 from pixelrefer_ros.training.language import Learner, Rates, rates_of
@@ -69,6 +71,35 @@ def test_a_trained_checkpoint_is_fine_tuned(trained, tmp_path):
     assert any(name.startswith("model.layers.") for name in moved)
     assert not any(name.startswith("model.vision_encoder.") for name in moved)
     PixelReferLite.from_pretrained(tmp_path / "tuned")
+    recipe = json.loads((tmp_path / "tuned" / "recipe.json").read_text())
+    assert recipe["start_from"] == str(trained) and recipe["steps"] == [3, 0]
+    assert not {"sizes", "attribute_steps", "side_steps", "reading_scenes", "infusion_rate"} & set(recipe)
+
+
+def bytes_of(folder) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("further", [(), ("--from", "itself")], ids=["new", "from itself"])
+@pytest.mark.parametrize("kind", ["language", "tracker"])
+def test_a_model_that_no_run_there_has_made_is_not_overwritten(kind, further, trained, tmp_path):
+    folder = tmp_path / "shipped"
+    if kind == "language":
+        shutil.copytree(trained, folder)
+    else:
+        write_tiny_sam2(folder)
+    before = bytes_of(folder)
+    further = [folder if word == "itself" else word for word in further]
+    with pytest.raises(ParameterError, match=r"shipped holds a model \(model\.safetensors\).* another --out"):
+        train.run(arguments(kind, "--out", folder, "--device", "cpu", *further))
+    assert bytes_of(folder) == before
+
+
+@pytest.mark.parametrize("given", [("--mask-num", 16), ("--side-steps", 5), ("--reading-steps", 5)])
+def test_settings_of_a_new_model_are_refused_for_a_trained_one(given, trained, tmp_path):
+    with pytest.raises(ParameterError, match=f"{given[0]}: only of a new model"):
+        train.run(arguments("language", "--out", tmp_path / "x", "--from", trained, *given))
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(

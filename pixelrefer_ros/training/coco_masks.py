@@ -31,8 +31,7 @@ def mask_of(segmentation: Any, size: tuple[int, int] | None = None) -> Mask:
     """
     if isinstance(segmentation, dict):
         found = decode_rle(segmentation)
-        if size is not None and found.shape != size:
-            raise ImageError(f"the mask is of {list(found.shape)}, the picture of {list(size)}")
+        _same_size((found.shape[0], found.shape[1]), size)
         return found
     if isinstance(segmentation, list) and segmentation:
         if size is None:
@@ -43,12 +42,36 @@ def mask_of(segmentation: Any, size: tuple[int, int] | None = None) -> Mask:
     )
 
 
+def is_empty(segmentation: Any, size: tuple[int, int] | None = None) -> bool:
+    """Whether a mask has no pixel. Of run lengths this is told without filling it: long videos have many.
+
+    Args:
+        segmentation: see `mask_of`.
+        size: likewise.
+
+    Raises:
+        ImageError: likewise.
+    """
+    if not isinstance(segmentation, dict):
+        return not mask_of(segmentation, size).any()
+    runs, own = _checked(segmentation)
+    _same_size(own, size)
+    return not any(runs[1::2])
+
+
 def decode_rle(rle: dict[str, Any]) -> Mask:
     """Run lengths to a mask; runs go down the columns, and the first one is off the object.
 
     Raises:
         ImageError: a part is missing, or the runs do not fill the size.
     """
+    runs, (height, width) = _checked(rle)
+    values = np.arange(len(runs)) % 2 == 1
+    return np.ascontiguousarray(np.repeat(values, runs).reshape(width, height).T)
+
+
+def _checked(rle: dict[str, Any]) -> tuple[list[int], tuple[int, int]]:
+    """The runs, and height and width, px."""
     size, counts = rle.get("size"), rle.get("counts")
     if not (
         isinstance(size, list | tuple) and len(size) == 2 and all(_whole(side) and side > 0 for side in size)
@@ -64,8 +87,12 @@ def decode_rle(rle: dict[str, Any]) -> Mask:
         raise ImageError("the run lengths' counts are neither text nor a list of numbers that fit the size")
     if sum(runs) != height * width:
         raise ImageError(f"the run lengths fill {sum(runs)} px of {height} x {width}")
-    values = np.arange(len(runs)) % 2 == 1
-    return np.ascontiguousarray(np.repeat(values, runs).reshape(width, height).T)
+    return runs, (height, width)
+
+
+def _same_size(own: tuple[int, int], size: tuple[int, int] | None) -> None:
+    if size is not None and own != size:
+        raise ImageError(f"the mask is of {list(own)}, the picture of {list(size)}")
 
 
 def encode_rle(mask: Mask, *, compressed: bool = True) -> dict[str, Any]:

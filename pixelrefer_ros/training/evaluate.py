@@ -7,11 +7,12 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pixelrefer_ros.model_source import resolve_model, resolve_tracker
+from pixelrefer_ros.errors import ParameterError
+from pixelrefer_ros.model_source import SHIPPED_MODEL, SHIPPED_TRACKER, resolve_model, resolve_tracker
 from pixelrefer_ros.training.world import Example, SceneSettings, Split, scene_examples, scene_seeds
 
 GOALS: dict[str, tuple[float | None, float | None]] = {
@@ -40,9 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's arguments."""
     parser.add_argument("world", choices=("shapes",), help="what to score on")
     parser.add_argument(
-        "--model", help="PixelRefer-Lite: a folder, hub id or shipped model; without it no answers are scored"
+        "--model",
+        help="PixelRefer-Lite: a folder, hub id or shipped model; with --tracker-model alone no answers are "
+        f"scored, and with neither {SHIPPED_MODEL} and {SHIPPED_TRACKER} are",
     )
-    parser.add_argument("--tracker-model", help="SAM 2: likewise; without it no masks are scored")
+    parser.add_argument("--tracker-model", help="SAM 2: likewise; with --model alone no masks are scored")
     parser.add_argument("--seed", type=int, default=0, help="which scenes")
     parser.add_argument(
         "--scenes", type=int, default=50, help="scenes of seen, and as many of unseen combinations"
@@ -60,13 +63,19 @@ def run(args: argparse.Namespace) -> int:
     """Scores, prints the table, and writes the report.
 
     Raises:
-        ParameterError: a count below 1, or neither a model nor a tracker.
+        ParameterError: a count below 1, or a file that cannot be written.
         CheckpointError: a model cannot be loaded.
     """
     _check(args)
+    given = (args.model, args.tracker_model)
+    model, tracker = (SHIPPED_MODEL, SHIPPED_TRACKER) if given == (None, None) else given
+    model_path = None if model is None else resolve_model(model)
+    tracker_path = None if tracker is None else resolve_tracker(tracker)
+    if args.json:
+        _check_writable(args.json)
     report = evaluate_shapes(
-        None if args.model is None else resolve_model(args.model),
-        None if args.tracker_model is None else resolve_tracker(args.tracker_model),
+        model_path,
+        tracker_path,
         seed=args.seed,
         scenes=args.scenes,
         questions=args.questions,
@@ -78,7 +87,6 @@ def run(args: argparse.Namespace) -> int:
     )
     print("\n".join(table(report)))
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0
 
@@ -132,7 +140,7 @@ def evaluate_shapes(
         report["shuffled"] = {"answers": scores.as_json(), "chance": chance.as_json()}
     if tracker_path is not None:
         tracker = StreamTracker.from_pretrained(tracker_path, device=device, dtype=dtype)
-        report["tracker_model"] = str(Path(tracker_path).name)
+        report["tracker_model"] = _tracker_name(Path(tracker_path))
         report["tracker"] = scoring.score_tracker(
             tracker, scene_seeds(split, seed, tracker_scenes), frames=tracker_frames
         ).as_json()
@@ -157,7 +165,7 @@ def table(report: dict[str, Any]) -> Iterator[str]:
                 for name, goal in zip(("seen", "unseen"), goals, strict=True)
             ]
             yield f"{row:42} {'   '.join(parts)}"
-        shuffled, chance = (_overall(report["shuffled"][name]["rows"]) for name in ("answers", "chance"))
+        shuffled, chance = (overall(report["shuffled"][name]["rows"]) for name in ("answers", "chance"))
         yield f"{'with shuffled regions (chance)':42} {_share(shuffled)} {_share(chance)}"
     if "tracker" in report:
         yield f"{report['tracker_model']:42} {'score':>8} {'goal':>8} {'count':>6}"
@@ -194,11 +202,29 @@ def answer_cells(rows: dict[str, dict[str, Any]]) -> dict[str, tuple[float | Non
     }
 
 
-def _overall(rows: dict[str, dict[str, Any]]) -> float | None:
-    """Over all rows but the honest ones, whose right answer is the same for every region."""
+def overall(rows: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """Share of right answers over a report's ``rows``; None without any.
+
+    Honest ones do not count: their right answer is the same for every region.
+    """
     looking = [row for name, row in rows.items() if name != "honest"]
     count = sum(row["count"] for row in looking)
     return sum(row["correct"] for row in looking) / count if count else None
+
+
+def content_name(folder: Path) -> str:
+    """A checkpoint's name with the first digits of its content's hash: which weights scores are of."""
+    from pixelrefer_ros.model.checkpoint import content_hash  # torch loads slowly
+
+    return f"{folder.name}@{content_hash(folder)[:12]}"
+
+
+def _tracker_name(path: Path) -> str:
+    """As `content_name`; of a hub id, one of Meta's files or an exported folder the name alone."""
+    from pixelrefer_ros.model.weights import INDEX, SINGLE
+
+    hashed = any((path / file).is_file() for file in (SINGLE, INDEX))
+    return content_name(path) if hashed else path.name
 
 
 def tracker_cell(report: dict[str, Any], row: str) -> tuple[float | None, int]:
@@ -219,8 +245,6 @@ def _share(value: float | None) -> str:
 
 
 def _check(args: argparse.Namespace) -> None:
-    from pixelrefer_ros.errors import ParameterError
-
     for name, value in (
         ("--scenes", args.scenes),
         ("--questions", args.questions),
@@ -231,8 +255,21 @@ def _check(args: argparse.Namespace) -> None:
             raise ParameterError(f"{name} is {value}: give at least 1 (at least 2 frames)")
     if args.seed < 0:
         raise ParameterError(f"--seed is {args.seed}: give a number of at least 0")
-    if args.model is None and args.tracker_model is None:
-        raise ParameterError("nothing to evaluate: give --model, --tracker-model or both")
+
+
+def _check_writable(file: Path) -> None:
+    """Scoring takes long: it is told before that its report could not be written."""
+    there = file.exists()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a", encoding="utf-8"):
+            pass
+        if not there:
+            file.unlink()
+    except OSError as error:
+        raise ParameterError(
+            f"--json {file} cannot be written ({error.strerror}): choose another file"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -5,16 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
-import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from pixelrefer_ros.model import PixelReferNetwork
 from pixelrefer_ros.training import attributes, frames, infusion, processes, reading, sides
@@ -27,7 +24,7 @@ from pixelrefer_ros.training.checkpoints import (
     trainable_network,
     write_network,
 )
-from pixelrefer_ros.training.data import Batch, repeated
+from pixelrefer_ros.training.data import Batch
 from pixelrefer_ros.training.language_loss import answer_loss, keep_features
 from pixelrefer_ros.training.language_settings import RECIPE, TRAINING, LanguageSettings
 from pixelrefer_ros.training.loop import Loop, read_progress
@@ -36,14 +33,11 @@ from pixelrefer_ros.training.optimizers import parameter_groups
 from pixelrefer_ros.training.precision import mixed_precision
 from pixelrefer_ros.training.rates import FINE_TUNING, FROM_NOTHING, LOW_RANK, Rates, rates_of
 from pixelrefer_ros.training.readings import Readings
-from pixelrefer_ros.training.record_data import RecordBatches, held_back
-from pixelrefer_ros.training.records import RecordTurn, read_records
 from pixelrefer_ros.training.rivals import WordRivals
+from pixelrefer_ros.training.run_folder import plain, recipe_for, write_recipe
+from pixelrefer_ros.training.stage_data import read_all, record_data, world_data
 from pixelrefer_ros.training.stages import INSTRUCTIONS, PERCEPTION, Stage
-from pixelrefer_ros.training.validation import BatchValidation, KeptBest, Validation, WorldValidation
-from pixelrefer_ros.training.world_data import WorldBatches
-
-_log = logging.getLogger(__name__)
+from pixelrefer_ros.training.validation import KeptBest, Validation
 
 __all__ = [
     "FINE_TUNING",
@@ -58,6 +52,16 @@ __all__ = [
     "rates_of",
     "train_language",
 ]
+
+
+_PREPARING = {
+    attributes.STAGE: "attribute_steps",
+    frames.STAGE: "frame_steps",
+    sides.STAGE: "side_steps",
+    reading.STAGE: "reading_steps",
+    infusion.STAGE: "infusion_steps",
+}
+"""The stages before the paper's two, in order, and the settings that hold their steps."""
 
 
 class Learner(nn.Module):
@@ -81,8 +85,12 @@ def train_language(out: Path, settings: LanguageSettings) -> bool:
 
     Raises:
         CheckpointError: ``start_from``, or the state in the folder, does not fit.
-        ParameterError: the state is of a run with other settings.
+        InputFileError: a file of records cannot be read, or too much of it is broken.
+        ParameterError: the state is of a run with other settings, or the folder holds another model.
     """
+    settings = settings.begun()
+    recipe = recipe_for(out, _settings(settings), _steps(settings))
+    records = read_all(settings)
     source, network = _begin(out, settings)
     progress = read_progress(state := out / TRAINING)
     stages = list(zip((PERCEPTION, INSTRUCTIONS), settings.steps, settings.rates, strict=True))
@@ -91,15 +99,18 @@ def train_language(out: Path, settings: LanguageSettings) -> bool:
     if settings.lora_rank:
         add_low_rank(network.language, settings.lora_rank)
     learner = Learner(network).to(settings.device).train()
-    if processes.is_first():
-        out.mkdir(parents=True, exist_ok=True)
-        (out / RECIPE).write_text(json.dumps(_recipe(settings, network), indent=1) + "\n", encoding="utf-8")
-    if settings.start_from is None and not settings.data and not _prepared(network, source, state, settings):
-        return False
+    recipe |= {"parameters": parameter_count(network), "parts": sorted(modules_of(network))}
+    if progress is None:  # otherwise the recipe there stays until the state has been taken up
+        write_recipe(out, recipe)
+    if settings.start_from is None and not records:
+        prepared = _prepared(network, source, state, settings)
+        write_recipe(out, recipe)
+        if not prepared:
+            return False
     readings = Readings.load(network, state)
     if readings is not None:
         readings = readings.frozen()
-    rivals = None if settings.data else WordRivals(tokenizer_of(source))
+    rivals = None if records else WordRivals(tokenizer_of(source))
     write = partial(_write, network, out, source)
     kept: KeptBest | None = None
     for place, (stage, steps, rates) in enumerate(stages):
@@ -107,12 +118,17 @@ def train_language(out: Path, settings: LanguageSettings) -> bool:
             continue
         loop = _stage_loop(learner, rates, stage, state, settings, steps, settled=readings is not None)
         loop.resume()
-        data = _data(network, source, out, stage, place, settings)
+        write_recipe(out, recipe)
+        if records:
+            turns = records[min(place, len(records) - 1)]
+            data = record_data(network, source, turns, settings, place=place, out=out)
+        else:
+            data = world_data(network, source, stage, settings, place=place)
         kept = _kept_best(network, write, out, stage, settings, data.validation)
         left = range(loop.step, steps)
         with contextlib.suppress(KeyboardInterrupt):  # the state is saved below: the run can go on
             loop.run(
-                repeated(data.batches, left, shown=data.shown, workers=settings.workers),
+                data.batches(left),
                 partial(
                     losses,
                     network,
@@ -143,18 +159,17 @@ def _write(network: PixelReferNetwork, out: Path, source: Path) -> None:
 
 def _prepared(network: PixelReferNetwork, source: Path, state: Path, settings: LanguageSettings) -> bool:
     """Lets a new model learn to see, then to read, from where its state is; whether that is finished."""
-    stages = {
-        attributes.STAGE: (settings.attribute_steps, partial(attributes.teach_attributes, network, state)),
-        frames.STAGE: (settings.frame_steps, partial(frames.teach_frames, network, state)),
-        sides.STAGE: (settings.side_steps, partial(sides.teach_sides, network, state)),
-        reading.STAGE: (settings.reading_steps, partial(reading.teach_reading, network, source, state)),
-        infusion.STAGE: (settings.infusion_steps, partial(infusion.teach_infusion, network, source, state)),
+    teach = {
+        attributes.STAGE: partial(attributes.teach_attributes, network, state),
+        frames.STAGE: partial(frames.teach_frames, network, state),
+        sides.STAGE: partial(sides.teach_sides, network, state),
+        reading.STAGE: partial(reading.teach_reading, network, source, state),
+        infusion.STAGE: partial(infusion.teach_infusion, network, source, state),
     }
     progress = read_progress(state)
     at = progress["stage"] if progress else attributes.STAGE
-    left = itertools.dropwhile(lambda name: name != at, stages)
-    for steps, teach in map(stages.__getitem__, left):
-        if steps and not teach(settings=settings):
+    for stage in itertools.dropwhile(lambda name: name != at, _PREPARING):
+        if getattr(settings, _PREPARING[stage]) and not teach[stage](settings=settings):
             return False
         processes.wait()  # for the readings that the first one writes
     return True
@@ -206,60 +221,13 @@ def _stage_loop(
     return Loop(stage.name, learner, groups, state, settings.pace(steps))
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class _Data:
-    batches: Dataset[Batch]
-    validation: Validation | None
-    shown: int
-
-
-def _data(
-    network: PixelReferNetwork, source: Path, out: Path, stage: Stage, place: int, settings: LanguageSettings
-) -> _Data:
-    """What a stage shows: scenes, or the user's records, of which some are held back."""
-    watched = settings.validate_every > 0
-    seed = settings.shown_by + place
-    if not settings.data:
-        batches = WorldBatches(
-            source,
-            network.config,
-            stage,
-            seed=seed,
-            scenes=settings.scenes,
-            surroundings=settings.surroundings,
-        )
-        world = WorldValidation(stage, tokenizer_of(source)) if watched else None
-        return _Data(batches, world, settings.shown)
-    file = settings.data[min(place, len(settings.data) - 1)]
-    turns, skipped = read_records(file, settings.media or file.parent, most_broken=settings.most_broken)
-    for line in skipped.lines():
-        _log.warning("%s: left out %s", file, line)
-    shown, others = held_back(turns)
-    _log.info("%s: %d questions to learn from, %d held back", file, len(shown), len(others))
-
-    def of(chosen: list[RecordTurn], questions: int) -> RecordBatches:
-        return RecordBatches(
-            chosen,
-            source,
-            network.config,
-            seed=seed,
-            questions=questions,
-            log=out / TRAINING,
-            limit=int(settings.most_broken * len(turns)),
-        )
-
-    held = of(others, 1) if watched and others else None
-    validation = BatchValidation([held[n] for n in range(len(others))]) if held else None
-    return _Data(of(shown, settings.questions), validation, 1)
-
-
 def _kept_best(
     network: PixelReferNetwork,
     write: Callable[[], None],
     out: Path,
     stage: Stage,
     settings: LanguageSettings,
-    validation: Validation | None,
+    validation: Validation[PixelReferNetwork] | None,
 ) -> KeptBest | None:
     """None where nothing is kept: low-rank updates are no weights of their own until they are merged."""
     if validation is None or settings.lora_rank:
@@ -283,12 +251,15 @@ def _begin(out: Path, settings: LanguageSettings) -> tuple[Path, PixelReferNetwo
     return out, new_network(out, seed=settings.seed)
 
 
-def _recipe(settings: LanguageSettings, network: PixelReferNetwork) -> dict[str, object]:
-    plain = asdict(settings) | {
-        "start_from": None if settings.start_from is None else str(settings.start_from),
-        "media": None if settings.media is None else str(settings.media),
-        "data": [str(file) for file in settings.data],
-    }
-    for run_only in ("workers", "device", "minutes", "log_every", "save_every", "validate_every", "process"):
-        plain.pop(run_only)
-    return plain | {"parameters": parameter_count(network), "parts": sorted(modules_of(network))}
+def _settings(settings: LanguageSettings) -> dict[str, Any]:
+    """For the recipe: of a checkpoint that is trained further neither sizes nor preparing stages are said."""
+    preparing = (name.removesuffix("steps") for name in _PREPARING.values())
+    return plain(settings, *(() if settings.start_from is None else ("sizes", *preparing)))
+
+
+def _steps(settings: LanguageSettings) -> dict[str, tuple[str, int]]:
+    """Of the stages of a run, in order, see `recipe_for`."""
+    new = settings.start_from is None and not settings.data
+    preparing = {stage: (name, getattr(settings, name)) for stage, name in _PREPARING.items() if new}
+    paper = zip((PERCEPTION, INSTRUCTIONS), settings.steps, strict=True)
+    return preparing | {stage.name: (f"steps.{place}", steps) for place, (stage, steps) in enumerate(paper)}

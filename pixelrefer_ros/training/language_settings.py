@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pixelrefer_ros.training.checkpoints import Sizes
-from pixelrefer_ros.training.loop import Pace
+from pixelrefer_ros.training.loop import Pace, deadline_in
 from pixelrefer_ros.training.processes import own_seed
 from pixelrefer_ros.training.rates import FROM_NOTHING, Rates
 
@@ -55,6 +55,7 @@ class LanguageSettings:
         most_broken: share of the records that may be left out.
         start_from: a checkpoint to go on from, instead of random weights.
         lora_rank: 0 trains the language model itself; otherwise low-rank updates of it, merged at the end.
+            The object encoder is trained in full either way.
         workers: processes that draw scenes.
         device: "cpu" or "cuda".
         bf16: compute in bfloat16 where that is safe; weights stay float32.
@@ -62,6 +63,7 @@ class LanguageSettings:
         save_every: steps between saved states.
         validate_every: steps between validations, after which the best weights so far are kept; 0: never.
         minutes: stop each call after so many, to go on later; 0 never does.
+        deadline: when this call stops, see `Pace`; None: `minutes` after each stage begins. See `begun`.
         processes: that train together, each shown as much in a step as is said above; see `run_together`.
         process: the number of this one.
     """
@@ -100,6 +102,7 @@ class LanguageSettings:
     save_every: int = 500
     validate_every: int = 500
     minutes: float = 0.0
+    deadline: float | None = None
     processes: int = 1
     process: int = 0
 
@@ -108,6 +111,18 @@ class LanguageSettings:
         """The seed of what this process is shown; weights begin by `seed` in all of them."""
         return own_seed(self.seed, self.process)
 
+    def begun(self) -> LanguageSettings:
+        """The same for a call that begins now: its minutes are those of all its stages together."""
+        return replace(self, deadline=deadline_in(self.minutes))
+
     def pace(self, steps: int, *, flat: float = 0.0, schedule: float = 1.0) -> Pace:
         """Of a stage of so many steps, see `Pace`."""
-        return Pace(steps, self.log_every, self.save_every, self.minutes, self.validate_every, flat, schedule)
+        return Pace(
+            steps,
+            self.log_every,
+            self.save_every,
+            deadline_in(self.minutes) if self.deadline is None else self.deadline,
+            self.validate_every,
+            flat,
+            schedule,
+        )

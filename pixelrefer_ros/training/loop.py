@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -41,7 +42,7 @@ class Pace:
         steps: of the stage.
         log_every: steps between lines of the log.
         save_every: steps between saved states.
-        minutes: stop after so many, to go on later; 0 never does.
+        deadline: stop then, to go on later, on the clock of `time.monotonic`, s; see `deadline_in`.
         validate_every: steps between validations; 0 never does.
         flat: share of the schedule, after the warm-up, before learning rates begin to fall.
         schedule: its length, in stages' lengths: above 1, the stage ends before rates have fallen to
@@ -51,7 +52,7 @@ class Pace:
     steps: int
     log_every: int = 20
     save_every: int = 500
-    minutes: float = 0.0
+    deadline: float = math.inf
     validate_every: int = 0
     flat: float = 0.0
     schedule: float = 1.0
@@ -143,7 +144,7 @@ class Loop:
         losses: Callable[[Item], Mapping[str, Tensor | float]],
         validate: Callable[[int], Mapping[str, float]] | None = None,
     ) -> None:
-        """Trains until the items or the minutes end, and saves the state.
+        """Trains until the items end or the deadline has passed, and saves the state; one step at least.
 
         Args:
             items: the data from step `step` on, one per step.
@@ -172,13 +173,16 @@ class Loop:
                     self._log(LOG, means, time.monotonic() - started)
                     sums, counts = {}, Counter()
                 every = self.pace.validate_every
-                out_of_time = processes.agreed(0 < self.pace.minutes < (time.monotonic() - started) / 60)
-                if validate and processes.is_first() and every and (self.step % every == 0 or self.finished):
+                out_of_time = processes.agreed(time.monotonic() > self.pace.deadline)
+                watched = validate and every and (self.step % every == 0 or self.finished)
+                if validate and watched and processes.is_first():
                     values = validate(self.step)
                     self._log(VALIDATION, values, time.monotonic() - started)
                     shown = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
                     bar.write(f"{self.stage} {self.step}: {shown}")
-                if self.step % self.pace.save_every == 0 or self.finished or out_of_time:
+                # Validation may have written weights: with no state beside them no run could go on there.
+                stateless = watched and not (self._out / PROGRESS).is_file()
+                if self.step % self.pace.save_every == 0 or self.finished or out_of_time or stateless:
                     self.save()
                 if self.finished or out_of_time:
                     return
@@ -227,6 +231,11 @@ class Loop:
         append_row(self._out / name, row)
 
 
+def deadline_in(minutes: float) -> float:
+    """On the clock of `time.monotonic`, s: so many minutes from now; of 0 minutes, never."""
+    return time.monotonic() + 60 * minutes if minutes > 0 else math.inf
+
+
 def read_progress(out: Path) -> dict[str, Any] | None:
     """How far a run in this folder came; None if there is none.
 
@@ -244,7 +253,7 @@ def read_progress(out: Path) -> dict[str, Any] | None:
             "steps": int(progress["steps"]),
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error!r}): remove it to begin anew") from error
+        raise CheckpointError(f"{path} cannot be read ({error!r}): begin anew with another --out") from error
 
 
 def _untied(state: dict[str, Tensor]) -> dict[str, Tensor]:

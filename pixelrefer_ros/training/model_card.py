@@ -17,8 +17,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+
 from pixelrefer_ros.errors import CheckpointError, InputFileError, PixelReferError
-from pixelrefer_ros.training.evaluate import GOALS, TRACKER_GOALS, answer_cells, tracker_cell
+from pixelrefer_ros.training.evaluate import (
+    GOALS,
+    TRACKER_GOALS,
+    answer_cells,
+    content_name,
+    overall,
+    tracker_cell,
+)
 from pixelrefer_ros.training.world import COLORS, MOTIONS, SHAPES, SIZES, SURFACES
 
 CARD, WEIGHTS, RECIPE = "README.md", "model.safetensors", "recipe.json"
@@ -43,6 +52,8 @@ _FLAGS = {
 }
 _MEASURED = {"parameters", "parts", HISTORY}
 _SCORED = {"language": "answers", "tracker": "tracker"}
+_NAMED = {"language": "model", "tracker": "tracker_model"}
+_LOCAL_OUTPUT = "fusion_attention_local.out_proj.weight"
 _WHAT = {
     "language": "PixelRefer-Lite, a region-level vision-language model: it answers questions about objects.",
     "tracker": "SAM 2, video segmentation: it follows objects from a box, a point or a mask.",
@@ -88,12 +99,7 @@ def _check(folder: Path, kind: str, report: Mapping[str, Any]) -> None:
             f"the report is of {report.get('split')} scenes and has {', '.join(report)}: the card of a "
             f"{kind} model needs {_SCORED[kind]!r} of test scenes; run `pixelrefer evaluate shapes` with it"
         )
-    if kind == "language":
-        from pixelrefer_ros.model.checkpoint import content_hash  # torch loads slowly
-
-        scored, found = report["model"], f"{folder.name}@{content_hash(folder)[:12]}"
-    else:
-        scored, found = report["tracker_model"], folder.name
+    scored, found = report[_NAMED[kind]], content_name(folder)
     if scored != found:
         raise InputFileError(f"the scores are of {scored}, the folder holds {found}: evaluate these weights")
 
@@ -125,7 +131,8 @@ def _lines(folder: Path, kind: str, report: Mapping[str, Any], trained_on: str) 
         yield f"All settings are in `{RECIPE}`."
     yield from ("", "## Scores", "")
     yield f"`pixelrefer evaluate shapes --seed {report['seed']} --scenes {report['scenes']}`, test scenes;"
-    yield "goals in brackets, n answers, facts or objects."
+    yield "goals in brackets, n answers, facts or objects. They are of"
+    yield f"`{report[_NAMED[kind]]}`: its name, and the first digits of its files' SHA-256."
     yield ""
     columns = ("seen combinations", "unseen combinations") if kind == "language" else ("score",)
     yield f"| | {' | '.join(columns)} |"
@@ -140,16 +147,18 @@ def _lines(folder: Path, kind: str, report: Mapping[str, Any], trained_on: str) 
     yield f"Goals not reached: {'; '.join(missed)}." if missed else "Every goal is reached."
     if kind == "language":
         said, chance = (
-            _percent(_exact(report["shuffled"][which]["rows"])) for which in ("answers", "chance")
+            _percent(overall(report["shuffled"][which]["rows"])) for which in ("answers", "chance")
         )
         yield f"Asked about the regions of other scenes instead: {said} right, where chance gives {chance}."
     yield from ("", "## Limits", "")
     yield from (f"- {limit}" for limit in _LIMITS[kind])
+    if _local_infusion_is_silent(folder):
+        yield "- Its local infusion (the paper's Sec. 4.3) has learned nothing: it adds one constant vector."
 
 
 def command(kind: str, folder: Path, recipe: Mapping[str, Any]) -> str:
     """The one command that makes the model again, with whatever differs from the defaults."""
-    words = ["pixelrefer", "train", kind, "--out", f"models/{folder.name}", "--seed", str(recipe["seed"])]
+    words = ["pixelrefer", "train", kind, "--out", folder.name, "--seed", str(recipe["seed"])]
     for name, value in _changed(kind, recipe).items():
         if name in _FLAGS and name != "seed":
             words.append(_FLAGS[name])
@@ -198,13 +207,6 @@ def _rows(kind: str, report: Mapping[str, Any]) -> Iterator[tuple[str, _Cells]]:
         yield row, ((*seen[row], goals[0]), (*unseen[row], goals[1]))
 
 
-def _exact(rows: Mapping[str, Mapping[str, Any]]) -> float | None:
-    """Over all rows but the honest ones, whose right answer is the same for every region."""
-    looking = [row for name, row in rows.items() if name != "honest"]
-    count = sum(row["count"] for row in looking)
-    return sum(row["correct"] for row in looking) / count if count else None
-
-
 def _cell(value: float | None, count: int, goal: float | None) -> str:
     wanted = "" if goal is None else f" ({_percent(goal)})"
     return f"{_percent(value)}{wanted}, n = {count}"
@@ -212,6 +214,13 @@ def _cell(value: float | None, count: int, goal: float | None) -> str:
 
 def _percent(value: float | None) -> str:
     return "not measured" if value is None else f"{100 * value:.1f} %"
+
+
+def _local_infusion_is_silent(folder: Path) -> bool:
+    """Whether nothing that an object's surroundings hold reaches its tokens by local infusion."""
+    with safe_open(folder / WEIGHTS, "numpy") as weights:
+        outputs = [name for name in weights.keys() if name.endswith(_LOCAL_OUTPUT)]  # noqa: SIM118 (no mapping)
+        return bool(outputs) and not any(weights.get_tensor(name).any() for name in outputs)
 
 
 def _kind(folder: Path) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -29,7 +30,35 @@ _FEWEST = 40  # questions; with fewer none is held back
 _log = logging.getLogger(__name__)
 
 
-class RecordBatches(Dataset[Batch]):
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A question that cannot be read.
+
+    Attributes:
+        place: among the questions.
+        record: its number in the file.
+        reason: why.
+    """
+
+    place: int
+    record: int
+    reason: str
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ReadBatch:
+    """What one process has read; see `Failures` for what becomes of it.
+
+    Attributes:
+        batch: None where so much failed that it was given up.
+        failed: every question that did, once.
+    """
+
+    batch: Batch | None
+    failed: tuple[Failed, ...] = ()
+
+
+class RecordBatches(Dataset[ReadBatch]):
     """Batches by number; batch k is the same on any run. Every question comes once per pass over the data.
 
     Args:
@@ -38,7 +67,6 @@ class RecordBatches(Dataset[Batch]):
         config: of the model.
         seed: of the order.
         questions: per batch.
-        log: folder for `SKIPPED`.
         limit: questions that may fail when their pictures are read.
     """
 
@@ -50,56 +78,77 @@ class RecordBatches(Dataset[Batch]):
         *,
         seed: int,
         questions: int,
-        log: Path,
         limit: int,
     ) -> None:
         """See the class."""
-        self._turns, self._folder, self._config = turns, folder, config
-        self._seed, self._questions = seed, questions
-        self._log, self._limit = log / SKIPPED, limit
-        self._broken: set[int] = set()
+        self.turns, self._folder, self._config = turns, folder, config
+        self._seed, self._questions, self._limit = seed, questions, limit
 
     @cached_property
     def _tokenizer(self) -> ChatTokenizer:  # made in the worker: it holds a lock, which cannot travel
         return tokenizer_of(self._folder)
 
-    def __getitem__(self, number: int) -> Batch:
-        """Reads batch ``number``; what fails is left out, and another question takes its place.
-
-        Raises:
-            InputFileError: too much fails.
-        """
+    def __getitem__(self, number: int) -> ReadBatch:
+        """Reads batch ``number``; what fails is left out, and another question takes its place."""
         rng = np.random.default_rng([self._seed, 7, number])
         turns: list[Turn] = []
+        failed: dict[int, Failed] = {}
         chosen = [self._place(number * self._questions + i) for i in range(self._questions)]
         while len(turns) < self._questions:
-            place = chosen.pop(0) if chosen else int(rng.integers(len(self._turns)))
+            place = chosen.pop(0) if chosen else int(rng.integers(len(self.turns)))
             try:
-                turns.append(read_turn(self._turns[place], self._tokenizer, self._config))
+                turns.append(read_turn(self.turns[place], self._tokenizer, self._config))
             except (ImageError, EmptyRegion, BadQuestion) as error:
-                self._skip(place, error)
-        return make_batch(turns, self._tokenizer, self._config)
+                failed[place] = Failed(place, self.turns[place].number, str(error))
+                if self.too_many(len(failed)):
+                    return ReadBatch(None, tuple(failed.values()))
+        return ReadBatch(make_batch(turns, self._tokenizer, self._config), tuple(failed.values()))
+
+    def too_many(self, failed: int) -> bool:
+        """Whether training has to stop when so many questions cannot be read."""
+        return failed > self._limit or failed == len(self.turns)
 
     def _place(self, drawn: int) -> int:
-        epoch, place = divmod(drawn, len(self._turns))
+        epoch, place = divmod(drawn, len(self.turns))
         return int(self._order(epoch)[place])
 
     def _order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self._seed, 6, epoch]).permutation(len(self._turns))
+        return np.random.default_rng([self._seed, 6, epoch]).permutation(len(self.turns))
 
-    def _skip(self, place: int, error: Exception) -> None:
-        if place not in self._broken:
-            self._broken.add(place)
-            record = self._turns[place].number
-            _log.warning("record %d is left out: %s", record, error)
-            self._log.parent.mkdir(parents=True, exist_ok=True)
-            with self._log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"record": record, "reason": str(error)}) + "\n")
-        if len(self._broken) > self._limit or len(self._broken) == len(self._turns):
+
+class Failures:
+    """Counts and tells what fails, in the process that trains: each of several that read knows its own only.
+
+    Args:
+        batches: those that are read.
+        log: folder for `SKIPPED`.
+    """
+
+    def __init__(self, batches: RecordBatches, log: Path) -> None:
+        """See the class."""
+        self._batches, self._log = batches, log / SKIPPED
+        self._places: set[int] = set()
+
+    def sifted(self, read: ReadBatch) -> Batch:
+        """The batch, once its failures are told and counted.
+
+        Raises:
+            InputFileError: too much has failed.
+        """
+        for failed in read.failed:
+            if failed.place not in self._places:
+                self._places.add(failed.place)
+                _log.warning("record %d is left out: %s", failed.record, failed.reason)
+                self._log.parent.mkdir(parents=True, exist_ok=True)
+                with self._log.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"record": failed.record, "reason": failed.reason}) + "\n")
+        if read.batch is None or self._batches.too_many(len(self._places)):
             raise InputFileError(
-                f"{len(self._broken)} of {len(self._turns)} questions cannot be read, the last one because "
-                f"{error}; {self._log} lists them: correct the data, or allow more with --max-broken"
-            ) from error
+                f"{len(self._places)} of {len(self._batches.turns)} questions cannot be read, the last one "
+                f"because {read.failed[-1].reason}; {self._log} lists them: correct the data, or allow more "
+                "with --max-broken"
+            )
+        return read.batch
 
 
 def read_turn(turn: RecordTurn, tokenizer: ChatTokenizer, config: PixelReferConfig) -> Turn:
@@ -107,7 +156,7 @@ def read_turn(turn: RecordTurn, tokenizer: ChatTokenizer, config: PixelReferConf
 
     Raises:
         ImageError: a picture or a mask cannot be read, or they are of different sizes.
-        EmptyRegion: a mask has no pixel.
+        EmptyRegion: the masks of an object have no pixel in any frame.
         BadQuestion: the prompt is longer than the model's context, or frames have no times.
     """
     numbers = {number for _, frames in turn.regions for number in frames}
@@ -121,10 +170,14 @@ def read_turn(turn: RecordTurn, tokenizer: ChatTokenizer, config: PixelReferConf
         for number, segmentation in frames.items():
             rgb = pictures[number if turn.video else 0]
             mask = mask_of(segmentation, (rgb.shape[0], rgb.shape[1]))
-            if not mask.any():
-                raise EmptyRegion(f"{turn.media}: the mask of object {name} in frame {number} has no pixel")
+            if not mask.any():  # it is hidden there
+                continue
             time_s = number / rate if turn.video and rate else None
             views.append(View((turn.number, number), rgb, (turn.number, name), mask, time_s))
+        if not views:
+            raise EmptyRegion(
+                f"{turn.media}: the mask of object {name} has no pixel in frames {list(frames)}"
+            )
         regions.append(tuple(views))
     read = Turn(turn.question, turn.answer, tuple(regions))
     length = len(prompt_row(read, tokenizer, config).ids)

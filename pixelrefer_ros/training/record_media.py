@@ -16,6 +16,9 @@ from pixelrefer_ros.types import RgbImage
 MAX_FRAME = 100_000
 """The highest frame number read: a video is decoded from its beginning."""
 
+FOLDER_RATE_HZ = 3.0
+"""Of a folder of frames, as the authors' loader has it: nothing in a folder says how fast it is."""
+
 _PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 
 
@@ -27,7 +30,8 @@ def read_pictures(path: Path, numbers: Iterable[int]) -> tuple[dict[int, RgbImag
         numbers: which.
 
     Returns:
-        The pictures, and the frames per second if the media says so.
+        The pictures, and the frames per second: of a folder `FOLDER_RATE_HZ`, else None if the media does
+        not say.
 
     Raises:
         ImageError: they cannot be read, or there are not so many.
@@ -39,7 +43,7 @@ def read_pictures(path: Path, numbers: Iterable[int]) -> tuple[dict[int, RgbImag
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in _PICTURES)
         if wanted[-1] >= len(files):
             raise ImageError(f"{path} has {len(files)} frames; number {wanted[-1]} is wanted")
-        return {number: _picture(files[number]) for number in wanted}, None
+        return {number: _picture(files[number]) for number in wanted}, FOLDER_RATE_HZ
     if path.suffix.lower() in _PICTURES:
         if wanted != [0]:
             raise ImageError(f"{path} is one picture; frame {wanted[-1]} is wanted")

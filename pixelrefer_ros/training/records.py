@@ -3,7 +3,8 @@
 
 A file is a list of records: ``image`` or ``video``, ``conversations`` whose questions hold ``<region>``, and
 ``masks`` (older files: ``annotation``), one per ``<region>`` in the order of reading. A mask of an image is a
-segmentation; of a video, segmentations by frame number.
+segmentation; of a video, segmentations by frame number. As in their loader, a path may be a list of one, and
+what comes before the first question is left out, as are frames whose mask is empty.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from pixelrefer_ros.errors import ImageError, InputFileError
-from pixelrefer_ros.model import REGION_TAG
-from pixelrefer_ros.training.coco_masks import mask_of
+from pixelrefer_ros.training.coco_masks import is_empty
+from pixelrefer_ros.types import REGION_TAG
 
 MAX_VIEWS = 8
 """Frames of one object that a question looks at, at most: evenly chosen among those that have a mask."""
@@ -135,15 +136,16 @@ def _turns(number: int, record: Any, media: Path, skipped: Skipped) -> list[Reco
     if not isinstance(record, dict):
         raise _Broken("not an object", f"{record!r:.40}")
     path, video = _media(record, media)
-    pairs = _pairs(record.get("conversations"))
-    objects = _objects(record, video)
+    pairs, before = _pairs(record.get("conversations"))
+    size, rate = _size(record), record.get("fps")
+    objects = _objects(record, video, size)
     wanted = sum(question.count(REGION_TAG) for question, _ in pairs)
     if wanted not in (0, len(objects)) or not objects:
         raise _Broken(f"another number of {REGION_TAG} than of masks", f"{wanted} and {len(objects)}")
-    size, rate = _size(record), record.get("fps")
     if rate is not None and not (_number(rate) and 0 < rate <= 1000):
         raise _Broken("fps is no rate", repr(rate)[:40])
-    _check_masks(objects, size)
+    if before:
+        skipped.add("what comes before the first question", f"record {number}, turns up to {before - 1}")
     turns: list[RecordTurn] = []
     used = 0
     for place, (question, answer) in enumerate(pairs):
@@ -163,6 +165,8 @@ def _media(record: dict[str, Any], folder: Path) -> tuple[Path, bool]:
     if len(named) != 1:
         raise _Broken("neither an image nor a video, or both", str(sorted(record))[:60])
     name = record[named[0]]
+    if isinstance(name, list) and len(name) == 1:
+        [name] = name
     if not isinstance(name, str) or not name:
         raise _Broken("the media's path is no text", repr(name)[:40])
     path = folder / name
@@ -178,27 +182,32 @@ def _media(record: dict[str, Any], folder: Path) -> tuple[Path, bool]:
     return path, named[0] == "video"
 
 
-def _pairs(conversation: Any) -> list[tuple[str, str]]:
-    if not isinstance(conversation, list) or not conversation or len(conversation) % 2:
+def _pairs(conversation: Any) -> tuple[list[tuple[str, str]], int]:
+    """Questions with their answers, and how many turns come before the first question."""
+    if not isinstance(conversation, list):
+        raise _Broken("conversations is no list of questions with their answers")
+    speakers = [said.get("from") if isinstance(said, dict) else None for said in conversation]
+    first = speakers.index("human") if "human" in speakers else 0
+    if first == len(conversation) or (len(conversation) - first) % 2:
         raise _Broken("conversations is no list of questions with their answers")
     texts: list[str] = []
-    for place, said in enumerate(conversation):
-        by, text = (said.get("from"), said.get("value")) if isinstance(said, dict) else (None, None)
-        if by != ("human", "gpt")[place % 2] or not isinstance(text, str):
-            raise _Broken("a turn is not from human and gpt in alternation", f"turn {place}")
+    for place, said in enumerate(conversation[first:]):
+        text = said.get("value") if isinstance(said, dict) else None
+        if speakers[first + place] != ("human", "gpt")[place % 2] or not isinstance(text, str):
+            raise _Broken("a turn is not from human and gpt in alternation", f"turn {first + place}")
         for tag in _MEDIA_TAGS:
             text = text.replace(tag, "")
         if not text.strip():
-            raise _Broken("an empty question or answer", f"turn {place}")
+            raise _Broken("an empty question or answer", f"turn {first + place}")
         texts.append(text.strip())
-    return list(zip(texts[::2], texts[1::2], strict=True))
+    return list(zip(texts[::2], texts[1::2], strict=True)), first
 
 
-def _objects(record: dict[str, Any], video: bool) -> list[dict[int, Any]]:
+def _objects(record: dict[str, Any], video: bool, size: tuple[int, int] | None) -> list[dict[int, Any]]:
     masks = record.get("masks", record.get("annotation"))
     if not isinstance(masks, list):
         raise _Broken("masks is no list", type(masks).__name__)
-    return [_frames(own, video) for own in masks]
+    return [_looked_at(_frames(own, video), size) for own in masks]
 
 
 def _frames(own: Any, video: bool) -> dict[int, Any]:
@@ -212,27 +221,34 @@ def _frames(own: Any, video: bool) -> dict[int, Any]:
     frames = {int(key): _segmentation(value) for key, value in own.items()}
     if not video and len(frames) > 1:
         raise _Broken("several frames of an image")
-    numbers = sorted(frames)
-    most = min(MAX_VIEWS, len(numbers))
-    spread = [round(i * (len(numbers) - 1) / max(most - 1, 1)) for i in range(most)]
-    return {numbers[i]: frames[numbers[i]] for i in spread}
+    return frames
+
+
+def _looked_at(frames: dict[int, Any], size: tuple[int, int] | None) -> dict[int, Any]:
+    """`MAX_VIEWS` of an object's frames at most; where one turns out to be empty, others are chosen."""
+    left, seen = sorted(frames), set()
+    while left:
+        most = min(MAX_VIEWS, len(left))
+        spread = [left[round(i * (len(left) - 1) / max(most - 1, 1))] for i in range(most)]
+        empty = {number for number in spread if number not in seen and _empty(frames[number], size)}
+        if not empty:
+            return {number: frames[number] for number in spread}
+        seen.update(set(spread) - empty)
+        left = [number for number in left if number not in empty]
+    raise _Broken("an empty mask")
 
 
 def _segmentation(value: Any) -> Any:
     return value["segmentation"] if isinstance(value, dict) and "segmentation" in value else value
 
 
-def _check_masks(objects: list[dict[int, Any]], size: tuple[int, int] | None) -> None:
-    for own in objects:
-        for segmentation in own.values():
-            if size is None and isinstance(segmentation, list):
-                continue  # polygons wait for their picture's size
-            try:
-                empty = not mask_of(segmentation, size).any()
-            except ImageError as error:
-                raise _Broken("a mask that cannot be read", str(error)[:120]) from None
-            if empty:
-                raise _Broken("an empty mask")
+def _empty(segmentation: Any, size: tuple[int, int] | None) -> bool:
+    if size is None and isinstance(segmentation, list):
+        return False  # polygons wait for their picture's size
+    try:
+        return is_empty(segmentation, size)
+    except ImageError as error:
+        raise _Broken("a mask that cannot be read", str(error)[:120]) from None
 
 
 def _size(record: dict[str, Any]) -> tuple[int, int] | None:

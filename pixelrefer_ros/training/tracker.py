@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from transformers import Sam2VideoModel
@@ -16,10 +16,11 @@ from transformers import Sam2VideoModel
 from pixelrefer_ros.tracking import load_sam2
 from pixelrefer_ros.training import processes
 from pixelrefer_ros.training.data import loader
-from pixelrefer_ros.training.language_settings import RECIPE, TRAINING
-from pixelrefer_ros.training.loop import Loop, Pace, read_progress
+from pixelrefer_ros.training.language_settings import TRAINING
+from pixelrefer_ros.training.loop import Loop, read_progress
 from pixelrefer_ros.training.optimizers import parameter_groups
 from pixelrefer_ros.training.precision import mixed_precision
+from pixelrefer_ros.training.run_folder import plain, recipe_for, write_recipe
 from pixelrefer_ros.training.tracker_clips import ClipBatches, Clips
 from pixelrefer_ros.training.tracker_loss import Follower
 from pixelrefer_ros.training.tracker_model import freeze_tables, new_tracker, resized, write_tracker
@@ -50,14 +51,15 @@ def train_tracker(out: Path, settings: TrackerSettings) -> bool:
 
     Raises:
         CheckpointError: ``start_from``, or the state in the folder, does not fit.
-        ParameterError: the state is of a run with other settings.
+        ParameterError: the state is of a run with other settings, or the folder holds another model.
     """
+    settings = settings.begun()
+    recipe = recipe_for(out, _settings(settings), _steps(settings))
     model = _begin(settings).to(settings.device).train()
-    if processes.is_first():
-        out.mkdir(parents=True, exist_ok=True)
-        (out / RECIPE).write_text(json.dumps(_recipe(settings, model), indent=1) + "\n", encoding="utf-8")
-    state = out / TRAINING
-    progress = read_progress(state)
+    recipe |= {"parameters": sum(p.numel() for p in model.parameters())}
+    progress = read_progress(state := out / TRAINING)
+    if progress is None:  # otherwise the recipe there stays until the state has been taken up
+        write_recipe(out, recipe)
     names = [stage.name for stage in settings.stages]
     done = names.index(progress["stage"]) if progress and progress["stage"] in names else 0
     kept: KeptBest[Sam2VideoModel] | None = None
@@ -70,6 +72,7 @@ def train_tracker(out: Path, settings: TrackerSettings) -> bool:
         freeze_tables(model)
         loop = _stage_loop(model, stage, state, settings, steps)
         loop.resume()
+        write_recipe(out, recipe)
         kept = _kept_best(model, out, stage, settings)
         follower = Follower(model, learning=stage.learning, own_presence=stage.own_presence)
         batches = ClipBatches(model.config.image_size, stage, seed=settings.shown_by + place)
@@ -116,8 +119,7 @@ def _stage_loop(
     groups = parameter_groups(
         {stage.rate: [model]}, weight_decay=settings.weight_decay, hidden=blocks if new else []
     )
-    pace = Pace(steps, settings.log_every, settings.save_every, settings.minutes, settings.validate_every)
-    return Loop(stage.name, model, groups, state, pace)
+    return Loop(stage.name, model, groups, state, settings.pace(steps))
 
 
 def _kept_best(
@@ -135,10 +137,12 @@ def _kept_best(
     )
 
 
-def _recipe(settings: TrackerSettings, model: Sam2VideoModel) -> dict[str, object]:
-    plain = asdict(settings) | {
-        "start_from": None if settings.start_from is None else str(settings.start_from)
-    }
-    for run_only in ("workers", "device", "minutes", "log_every", "save_every", "validate_every", "process"):
-        plain.pop(run_only)
-    return plain | {"parameters": sum(p.numel() for p in model.parameters())}
+def _settings(settings: TrackerSettings) -> dict[str, Any]:
+    """For the recipe: the sizes of a checkpoint that is trained further are its own."""
+    return plain(settings, *(() if settings.start_from is None else ("width", "slots")))
+
+
+def _steps(settings: TrackerSettings) -> dict[str, tuple[str, int]]:
+    """Of the stages, in order, see `recipe_for`."""
+    stages = zip(settings.stages, settings.steps, strict=True)
+    return {stage.name: (f"steps.{place}", steps) for place, (stage, steps) in enumerate(stages)}

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pixelrefer_ros.training.loop import Pace, deadline_in
 from pixelrefer_ros.training.processes import own_seed
 from pixelrefer_ros.training.world import Occlusion, SceneSettings
 
@@ -127,7 +128,7 @@ class TrackerSettings:
         validate_every: steps between validations, after which the best weights so far are kept; 0: never.
         validated_pictures: scenes whose prompted frame a validation scores.
         validated_clips: scenes that a validation follows, in each kind of clip.
-        minutes: stop each call after so many, to go on later; 0 never does.
+        minutes, deadline: stop each call after so many, to go on later; see `LanguageSettings`.
         processes, process: see `LanguageSettings`.
     """
 
@@ -149,6 +150,7 @@ class TrackerSettings:
     validated_pictures: int = 40
     validated_clips: int = 4
     minutes: float = 0.0
+    deadline: float | None = None
     processes: int = 1
     process: int = 0
 
@@ -156,3 +158,12 @@ class TrackerSettings:
     def shown_by(self) -> int:
         """The seed of what this process is shown."""
         return own_seed(self.seed, self.process)
+
+    def begun(self) -> TrackerSettings:
+        """The same for a call that begins now: its minutes are those of all its stages together."""
+        return replace(self, deadline=deadline_in(self.minutes))
+
+    def pace(self, steps: int) -> Pace:
+        """Of a stage of so many steps, see `Pace`."""
+        until = deadline_in(self.minutes) if self.deadline is None else self.deadline
+        return Pace(steps, self.log_every, self.save_every, until, self.validate_every)

@@ -61,21 +61,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="RANK",
-        help="with --from: train low-rank updates of the language model only",
+        help="with --from: low-rank updates of the language model are trained, not its weights; the object "
+        "encoder is trained in full all the same, and no validation is scored",
     )
     language.add_argument(
         "--data",
         type=Path,
         nargs="+",
         metavar="FILE",
-        help="your own records (see docs/training.md), one file, or one per stage; without: the shapes world",
+        help="with --from: your own records (see docs/training.md), one file, or one per stage; without: the "
+        "shapes world",
     )
     language.add_argument("--media", type=Path, metavar="FOLDER", help="where paths in --data start from")
     language.add_argument("--questions", type=int, help="per step, with --data")
     language.add_argument(
         "--max-broken", type=float, metavar="SHARE", help="of --data that may be left out (0.05)"
     )
-    language.add_argument("--mask-num", type=int, help="object tokens of a region, of a new model")
+    language.add_argument("--mask-num", type=int, help="object tokens of a region, of a new model only")
     tracker = models.add_parser("tracker", help="SAM 2 on prompted clips with memory")
     _common(tracker)
     tracker.add_argument(
@@ -94,7 +96,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CheckpointError: ``--from`` or the state in ``--out`` cannot be used.
         InputFileError: ``--data`` cannot be read, or too much of it is broken.
-        ParameterError: a setting that cannot be, or a device that is not there.
+        ParameterError: a setting that cannot be or would do nothing, a device that is not there, or an
+            ``--out`` that holds another model or a run with other settings.
     """
     import torch  # slow to load: help and typing errors do without
 
@@ -176,7 +179,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of weights and scenes")
     parser.add_argument("--from", dest="start_from", type=Path, help="a checkpoint's folder to go on from")
-    parser.add_argument("--scenes", type=int, help="per step")
+    parser.add_argument("--scenes", type=int, help="of the shapes world, per step")
     parser.add_argument("--workers", type=int, help="processes that draw scenes")
     parser.add_argument(
         "--validate-every",
@@ -193,7 +196,9 @@ def _common(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="that train together on a CPU, each shown as much in a step as one would be alone",
     )
-    parser.add_argument("--minutes", type=float, default=0.0, help="stop after so many; 0: train to the end")
+    parser.add_argument(
+        "--minutes", type=float, default=0.0, help="stop this call after so many; 0: train to the end"
+    )
     parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument(
         "--bf16",
@@ -212,19 +217,32 @@ def _check(args: argparse.Namespace) -> None:
         lowest |= {"--lora": (args.lora, 0), "--mask-num": (args.mask_num, 1)}
         lowest |= {f"--{what}-steps": (getattr(args, f"{what}_steps"), 0) for what in _PREPARING}
         lowest |= {"--questions": (args.questions, 1), "--max-broken": (args.max_broken, 0)}
-        if args.data and len(args.data) > 2:
-            raise ParameterError(
-                f"--data has {len(args.data)} files: give one, or one for each of two stages"
-            )
-        if args.data is None and any(
-            value is not None for value in (args.media, args.questions, args.max_broken)
-        ):
-            raise ParameterError("--media, --questions and --max-broken are about --data: give it too")
-        if args.lora and args.start_from is None:
-            raise ParameterError("--lora needs --from: low-rank updates are of a trained checkpoint")
     for name, (value, least) in lowest.items():
         if value is not None and value < least:
             raise ParameterError(f"{name} is {value}: give at least {least}")
+    if args.model == "language":
+        _check_together(args)
+
+
+def _check_together(args: argparse.Namespace) -> None:
+    """What needs another option, or would do nothing beside it."""
+    if args.data and len(args.data) > 2:
+        raise ParameterError(f"--data has {len(args.data)} files: give one, or one for each of two stages")
+    of_data = {"--media": args.media, "--questions": args.questions, "--max-broken": args.max_broken}
+    if args.data is None and any(value is not None for value in of_data.values()):
+        raise ParameterError("--media, --questions and --max-broken are about --data: give it too")
+    if args.start_from is None:
+        if args.lora:
+            raise ParameterError("--lora needs --from: low-rank updates are of a trained checkpoint")
+        if args.data:
+            raise ParameterError("--data needs --from: a new model cannot learn to see from records alone")
+    else:
+        of_new = {"--mask-num": args.mask_num}
+        of_new |= {f"--{what}-steps": getattr(args, f"{what}_steps") for what in _PREPARING}
+        if given := [name for name, value in of_new.items() if value]:  # of 0 steps none are run
+            raise ParameterError(f"{', '.join(given)}: only of a new model; leave out either this or --from")
+    if args.data and args.scenes is not None:
+        raise ParameterError("--scenes is of the shapes world: with --data say --questions per step")
 
 
 if __name__ == "__main__":
