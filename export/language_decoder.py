@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from pixelrefer_ros.export.counting import running_count
 from pixelrefer_ros.export.operators import Dense, attend, rotate, update_cache
 from torch import nn
 from transformers import Qwen2ForCausalLM
@@ -32,7 +33,7 @@ class EmbedGraph(nn.Module):
         With no ``<REGION>`` among the ids the object tokens are not used: any row serves.
         """
         region = ids == self.region_id
-        place = (region.long().cumsum(0) - 1).clamp(min=0)
+        place = torch.where(region, running_count(region) - 1, 0)
         return torch.where(region[:, None], objects.index_select(0, place), self.table.index_select(0, ids))
 
 

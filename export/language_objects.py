@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import torch
+from pixelrefer_ros.export.counting import running_count, running_sum
 from pixelrefer_ros.export.language_vision import locate
 from pixelrefer_ros.export.operators import Dense, attend
 from torch import nn
@@ -86,7 +87,7 @@ class ObjectsGraph(nn.Module):
         """(P, 2) float32; see `pixelrefer_ros.model.position`, whose order of operations this keeps."""
         top, left, bottom, right = boxes.float().index_select(0, owner).unbind(-1)
         down, across = grids.float().index_select(0, owner).unbind(-1)
-        height, width = (frame_sizes - 1).clamp(min=1).float().index_select(0, owner).unbind(-1)
+        height, width = (frame_sizes - 1).float().clamp(min=1).index_select(0, owner).unbind(-1)
         x0, y0, x1, y1 = (left, top, right, bottom) if self.reading == "paper" else (top, left, bottom, right)
         x = (column.float() / across * (x1 - x0) + x0) / width
         y = (row.float() / down * (y1 - y0) + y0) / height
@@ -98,9 +99,10 @@ class ObjectsGraph(nn.Module):
         """T_R of every object, (K, n, D_v) float32; see `pixelrefer_ros.model.kmeans`."""
         ids = torch.arange(objects, dtype=torch.long, device=owner.device)
         slots = torch.arange(self.count, dtype=torch.long, device=owner.device)
-        rank = chosen.long().cumsum(0) - 1
-        members = ((owner[None] == ids[:, None]) & chosen[None]).long().sum(dim=1)[:, None]
-        before = members.cumsum(0) - members
+        rank = running_count(chosen) - 1
+        members = ((owner[None] == ids[:, None]) & chosen[None]).long().sum(dim=1)
+        before = (running_sum(members) - members)[:, None]
+        members = members[:, None]
         spread = torch.div(slots * members, self.count, rounding_mode="trunc")
         wanted = before + torch.where(members > self.count, spread, slots)
         # Beyond the object's own members there is nothing: the next object's patch must not be taken.

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from pixelrefer_ros.export.counting import running_sum
 from pixelrefer_ros.export.operators import Dense, attend, rotate
 from torch import nn
 from transformers import VideoLlama3VisionModel
@@ -99,7 +100,7 @@ def locate(patches: int, grids: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
         Which grid, which row, which column: (P,) int64 each.
     """
     sizes = grids[:, 0] * grids[:, 1]
-    ends = sizes.cumsum(0)
+    ends = running_sum(sizes)
     place = torch.arange(patches, dtype=torch.long, device=grids.device)
     grid = (place[:, None] >= ends[None, :]).long().sum(dim=1)
     within = place - (ends - sizes).index_select(0, grid)

@@ -11,6 +11,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from pixelrefer_ros import __version__
 from pixelrefer_ros.errors import PixelReferError
@@ -35,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: without the program's name; None takes those of the process.
 
     Returns:
-        The exit status: the verb's own (0 is good), 2 for bad input (one line on stderr), 130 when
-        interrupted.
+        The exit status: the verb's own (0 is good), 2 for bad input and for a file or folder that cannot be
+        written (one line on stderr), 130 when interrupted.
 
     Raises:
         SystemExit: by argparse, for ``--help``, ``--version`` (0) and wrong arguments (2).
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     # The first argument that is no option is the verb: the program itself has no option with a value.
     wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
+    args = argparse.Namespace()
     try:
         for verb, (module_name, summary) in VERBS.items():
             of_verb = verbs.add_parser(verb, help=summary)
@@ -58,9 +60,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PixelReferError as error:
         print(f"pixelrefer: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
+    except OSError as error:
+        print(f"pixelrefer: {_refused(args, error)}", file=sys.stderr)
+        return BAD_INPUT
     except KeyboardInterrupt:
         print("pixelrefer: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _refused(args: argparse.Namespace, error: OSError) -> str:
+    """What the system did not let the verb do: mostly to write where an option says."""
+    from pixelrefer_ros.runtime.whole_files import not_written  # with its room comes torch
+
+    for option in ("out", "json", "engines"):
+        place = getattr(args, option, None)
+        if place is not None and _concerns(error, Path(place).resolve()):
+            return not_written(f"--{option} {place}", error)
+    reason = error.strerror or str(error)
+    return reason if error.filename is None else f"{error.filename}: {reason}"
+
+
+def _concerns(error: OSError, place: Path) -> bool:
+    """Whether an error is about a place, what is in it or what it is in; a full disk names nothing."""
+    if error.filename is None:
+        return True
+    named = Path(str(error.filename)).resolve()
+    return named == place or place in named.parents or named in place.parents
 
 
 if __name__ == "__main__":

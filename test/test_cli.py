@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -72,7 +73,10 @@ def test_a_domain_error_is_one_line_without_traceback(tmp_path):
     assert "'bix'" in done.stderr
 
 
-@pytest.mark.parametrize(("error", "status"), [(InputFileError("a\nb"), 2), (KeyboardInterrupt(), 130)])
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(InputFileError("a\nb"), 2), (OSError(errno.ENOSPC, "No space left"), 2), (KeyboardInterrupt(), 130)],
+)
 def test_how_a_verb_ends_is_the_exit_status(monkeypatch, capsys, error, status):
     from pixelrefer_ros.offline import replay
 
@@ -83,6 +87,33 @@ def test_how_a_verb_ends_is_the_exit_status(monkeypatch, capsys, error, status):
     files = ["--regions", "r", "--questions", "q", "--out", "o"]
     assert cli.main(["replay", "b", "--image-topic", "t", *files]) == status
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "tracker", "--steps", "1", "0", "0", "0", "0", "--out"],
+        ["evaluate", "shapes", "--scenes", "1", "--json"],
+    ],
+)
+def test_output_that_cannot_be_written_is_one_line_that_names_it(arguments, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    place = tmp_path / "file" / "out"
+    assert cli.main([*arguments, str(place)]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"{arguments[-1]} {place} cannot be written" in said and "choose another" in said
+
+
+def test_what_cannot_be_read_is_not_said_to_be_output(monkeypatch, capsys):
+    from pixelrefer_ros.offline import replay
+
+    def fail(_args):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/etc/weights")
+
+    monkeypatch.setattr(replay, "run", fail)
+    files = ["--regions", "r", "--questions", "q", "--out", "o"]
+    assert cli.main(["replay", "b", "--image-topic", "t", *files]) == 2
+    assert capsys.readouterr().err == "pixelrefer: /etc/weights: Permission denied\n"
 
 
 @pytest.mark.parametrize("verb", sorted(cli.VERBS))

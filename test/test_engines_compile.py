@@ -6,8 +6,11 @@ Whether they compute the right numbers is not asked here: ONNX Runtime runs the 
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
+import mmap
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -15,12 +18,21 @@ import engine_graphs
 import onnx
 import pytest
 from exported_models import exported_tiny, exported_tiny_tracker
-from pixelrefer_ros.engines import BuildOptions, BuiltEngine, build_engine, network, unsupported
+from pixelrefer_ros.engines import (
+    BuildOptions,
+    BuiltEngine,
+    EngineStore,
+    build_engine,
+    network,
+    unsupported,
+)
 from pixelrefer_ros.engines.profiles.profile import BOUNDED
 
 from pixelrefer_ros.errors import BackendError
 from pixelrefer_ros.model_source import SHIPPED_MODEL, SHIPPED_TRACKER
 from pixelrefer_ros.runtime import Manifest, Profile, read_manifest
+from pixelrefer_ros.runtime.tensorrt_messages import Messages
+from pixelrefer_ros.runtime.tensorrt_plans import EngineKey, read_plan, read_record
 
 trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT RTX has wheels for x86-64 only")
 pytestmark = pytest.mark.xdist_group("tensorrt")  # its builds take all cores: never two at once
@@ -45,7 +57,6 @@ def build(
     targets: Sequence[tuple[int, int]] = TARGETS,
 ) -> BuiltEngine:
     graph = manifest.graphs[name]
-    # Scores of attention that is not fused, of 8 prompts of 1024 positions, take a quarter of a GiB.
     options = BuildOptions(workspace_mb=512, compute_capabilities=targets, fused=fused)
     return build_engine(
         trt, folder, graph, precision=manifest.precision, profiles=graph.profiles, options=options
@@ -84,7 +95,36 @@ def test_a_small_decoder_has_fused_attention_and_caches_updated_in_place(tmp_pat
     assert built.layers["KV_CACHE_UPDATE"] == 2 * 2
     assert built.layers["ATTENTION_OUTPUT"] == 2
     assert built.layers["ROTARY_EMBEDDING"] == 2 * 2
-    assert built.notes == () and len(built.plan) > 10_000
+    assert built.notes == () and built.plan_bytes > 10_000
+
+
+def test_a_plan_is_written_from_tensorrts_memory_and_is_the_file_that_is_read(tmp_path):
+    models = {"vision": engine_graphs.projection("fp16")}
+    manifest = engine_graphs.write_folder(tmp_path, models, precision="fp16", profiles=SMALL)
+    built = build(tmp_path, manifest, "vision", targets=ONE)
+    assert isinstance(built.plan, trt.IHostMemory)
+    key = EngineKey(*[""] * len(dataclasses.fields(EngineKey)))
+    EngineStore(tmp_path, lambda _: None).ensure("vision", key, lambda: built)
+    plan = read_plan(tmp_path, read_record(tmp_path, "vision"))
+    assert isinstance(plan.obj, mmap.mmap) and plan == bytes(built.plan)
+
+
+def test_several_prompts_at_once_need_no_memory(tmp_path, monkeypatch):
+    def scratch(entries: int) -> int:
+        """Bytes that the engine of a decoder of 1024 positions sets aside for a run; TensorRT says it."""
+        models = {"decoder": engine_graphs.decoder("fp16", layers=1, context=1024)}
+        sizes = {"batch": Profile(1, 1, entries), "sequence": Profile(1, 256, 1024)}
+        manifest = engine_graphs.write_folder(
+            tmp_path, models, precision="fp16", profiles=sizes, in_place=engine_graphs.caches(1)
+        )
+        said: list[str] = []
+        monkeypatch.setattr(Messages, "add", lambda _self, _level, text: bool(said.append(text)))
+        build(tmp_path, manifest, "decoder", targets=ONE)
+        found = [re.search(r"Total Activation Memory: (\d+)", text) for text in said]
+        return max(int(match[1]) for match in found if match)
+
+    # Steps of 8 entries need more than those of one; 8 prompts of full length would need 8 times as much.
+    assert scratch(8) < 1.5 * scratch(1)
 
 
 def test_heads_too_narrow_for_a_fused_kernel_are_taken_apart_and_said(tmp_path, monkeypatch):
@@ -99,9 +139,8 @@ def test_heads_too_narrow_for_a_fused_kernel_are_taken_apart_and_said(tmp_path, 
     )
     with pytest.raises(BackendError, match="dedicated kernel"):
         build(tmp_path, manifest, "decoder", fused=True)
-    assert build(tmp_path, manifest, "decoder").notes == (
-        "attention has no fused kernel here: it is taken apart, which is slower",
-    )
+    (note,) = build(tmp_path, manifest, "decoder").notes
+    assert note.startswith("it does not build with fused attention (") and "dedicated kernel" in note
 
 
 @pytest.mark.parametrize(

@@ -96,3 +96,32 @@ def test_axes_that_are_no_constants_are_found():
     assert "axes must be constants" in problem
     graph.initializer.append(helper.make_tensor("axes", TensorProto.INT64, [1], [0]))
     assert unsupported(helper.make_model(graph), 24) == []
+
+
+def with_one_operator(name, element, **attributes):
+    value = helper.make_tensor_value_info
+    node = helper.make_node(name, ["x"], ["y"], **attributes)
+    graph = helper.make_graph([node], "one", [value("x", element, ["n"])], [value("y", element, ["n"])])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+
+
+@pytest.mark.parametrize("name", ["Clip", "Sqrt"])
+def test_element_types_that_an_operator_does_not_take_are_found(name):
+    (problem,) = unsupported(with_one_operator(name, TensorProto.INT64), 20)
+    assert "'x' is INT64, which it does not take" in problem
+    for element in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16):
+        assert unsupported(with_one_operator(name, element), 20) == []
+
+
+def test_bytes_are_taken_by_nothing_but_a_cast():
+    assert "UINT8" in unsupported(with_one_operator("Relu", TensorProto.UINT8), 20)[0]
+    cast = with_one_operator("Cast", TensorProto.UINT8, to=TensorProto.FLOAT)
+    cast.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT
+    assert unsupported(cast, 20) == []
+
+
+def test_an_element_type_that_is_not_known_is_found():
+    model = with_one_operator("Relu", TensorProto.FLOAT)
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.UNDEFINED
+    (problem,) = unsupported(model, 20)
+    assert "element type of 'x' is not known" in problem

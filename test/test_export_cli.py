@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -120,3 +121,36 @@ def test_default_opset_is_the_newest_that_runs_here(
     else:
         monkeypatch.setattr(onnxruntime, "__version__", version)
     assert default_opset() == opset
+
+
+@pytest.mark.parametrize(
+    ("place", "said"), [("", "which is a file: give a folder"), ("out", "choose another")]
+)
+def test_folder_that_is_a_file_or_lies_in_one_is_one_line(
+    tracker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str, said: str
+) -> None:
+    taken = tmp_path / "taken"
+    taken.touch()
+    assert main(["export", str(tracker), "--out", str(taken / place)]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "opset" not in line]
+    assert str(taken / place) in line and said in line
+
+
+def test_full_disk_is_one_line_that_names_the_folder_and_leaves_no_manifest(
+    tracker: Path, tmp_path: Path
+) -> None:
+    """In a process that may write no more than 4096 bytes to a file."""
+    (tmp_path / "manifest.json").write_text("of an earlier export", encoding="utf-8")
+    code = (
+        "import resource, sys; from pixelrefer_ros.cli import main; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY)); sys.exit(main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "export", str(tracker), "--out", str(tmp_path), *TRACKER_ONLY],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if "opset" not in line]
+    assert f"--out {tmp_path} cannot be written (File too large)" in line and "make room" in line
+    assert not (tmp_path / "manifest.json").exists()

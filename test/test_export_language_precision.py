@@ -21,6 +21,7 @@ from pixelrefer_ros.export.quantise import BLOCK, quantise
 from pixelrefer_ros.errors import ParameterError
 from pixelrefer_ros.model import PixelReferNetwork, load_network
 from pixelrefer_ros.model.compiled import open_network
+from pixelrefer_ros.offline.verify_report import ROUNDING
 from pixelrefer_ros.runtime import (
     GraphDecoder,
     Manifest,
@@ -36,9 +37,6 @@ pytestmark = [
     pytest.mark.timeout(600),  # exports, on a busy machine
 ]
 CPU = torch.device("cpu")
-
-# The error's norm over that of the values. Half precision rounds each of some ten steps to 2^-11 or 2^-8.
-TOLERANCE = {"fp16": 2e-3, "bf16": 2e-2, "int8": 2e-2, "int4": 2.5e-1}
 
 
 def error(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -65,15 +63,15 @@ def test_half_precision_stays_near_float32_in_every_graph(
     masks = [np.zeros((240, 320), dtype=bool) for _ in range(2)]
     masks[0][20:180, 60:200], masks[1][200:202, 10:300] = True, True
     whole, found = reference.encode_global(frame), network.encode_global(frame)
-    assert error(found.features, whole.features) < TOLERANCE["fp16"]
+    assert error(found.features, whole.features) < ROUNDING["fp16"]
     for tokens, expected in zip(
         network.encode_objects(frame, masks, found),
         reference.encode_objects(frame, masks, whole),
         strict=True,
     ):
-        assert error(tokens, expected) < TOLERANCE["fp16"]
+        assert error(tokens, expected) < ROUNDING["fp16"]
     prompt = torch.randn(24, 128)
-    assert error(network.logits(prompt.half()), reference.logits(prompt)) < TOLERANCE["fp16"]
+    assert error(network.logits(prompt.half()), reference.logits(prompt)) < ROUNDING["fp16"]
 
 
 def widened(path: Path) -> onnx.ModelProto:
@@ -116,7 +114,7 @@ def test_bfloat16_graphs_compute_the_same_from_rounded_weights(
         with torch.no_grad():
             expected = plan32.module(*plan32.inputs.values())
         expected = expected[0] if isinstance(expected, tuple) else expected
-        assert error(found, expected) < TOLERANCE["bf16"], plan.name
+        assert error(found, expected) < ROUNDING["bf16"], plan.name
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
@@ -140,7 +138,7 @@ def test_quantised_decoder_stays_near_float32(
     decoder = GraphDecoder(backend.open(tmp_path, graph), embed, context_length=64, device=CPU)
     prompt = torch.randn(24, 128)
     found = torch.from_numpy(decoder.logits(prompt))
-    assert error(found, reference.logits(prompt)) < TOLERANCE[precision]
+    assert error(found, reference.logits(prompt)) < ROUNDING[precision]
 
 
 def test_quantised_weights_may_be_computed_with_in_half_precision(
@@ -154,7 +152,7 @@ def test_quantised_weights_may_be_computed_with_in_half_precision(
     feeds = {name: tensor.clone() for name, tensor in plan.inputs.items()}
     with torch.no_grad():
         expected = plan.module(*plan.inputs.values())[0]
-    assert error(session.run(feeds)["logits"], expected) < TOLERANCE["int4"]
+    assert error(session.run(feeds)["logits"], expected) < ROUNDING["int4"]
     with pytest.raises(ParameterError, match="leave one out"):
         export_dtype("fp32", "fp16")
 

@@ -18,6 +18,7 @@ from types import ModuleType
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 import pixelrefer_ros
 
@@ -133,6 +134,30 @@ def test_every_requirement_is_pinned_and_pip_gets_all_of_the_core() -> None:
         *pinned["core.txt"],
         *pinned["networks.txt"],
     }
+
+
+def requirements(lines: list[str], python: str) -> dict[str, Requirement]:
+    """Package to requirement, of those that a version of Python takes."""
+    found = [Requirement(line) for line in lines]
+    taken = [one for one in found if one.marker is None or one.marker.evaluate({"python_version": python})]
+    return {one.name.lower(): one for one in taken}
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
+def test_pip_can_take_for_each_python_what_is_pinned_for_it(python: str) -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    listed = re.search(r"^dependencies = \[(.*?)^\]", project, re.MULTILINE | re.DOTALL)
+    assert listed is not None
+    asked = requirements(re.findall(r'^ *"([^"]+)"', listed[1], re.MULTILINE), python)
+    texts = [
+        (ROOT / "requirements" / name).read_text(encoding="utf-8") for name in ("core.txt", "networks.txt")
+    ]
+    lines = [line.split(" #")[0] for text in texts for line in text.splitlines()]
+    pinned = requirements([line for line in lines if line and line[0] not in "#-"], python)
+    assert set(asked) == set(pinned)
+    for name, pin in pinned.items():
+        (version,) = [one.version for one in pin.specifier]
+        assert asked[name].specifier.contains(version), f"{asked[name]} keeps pip from {pin}"
 
 
 def test_a_wheel_holds_every_module_the_trained_models_and_the_command(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from exported_models import exported_tiny
+from exported_models import exported_tiny, exported_tiny_tracker
 
 from pixelrefer_ros.errors import BackendError, CheckpointError, ParameterError
 from pixelrefer_ros.model import PixelReferLite
@@ -25,6 +25,7 @@ from pixelrefer_ros.runtime import (
     read_manifest,
     tensorrt_backend,
 )
+from pixelrefer_ros.tracking import StreamTracker
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.timeout(600)  # exports, on a busy machine
@@ -188,3 +189,14 @@ def test_bfloat16_is_refused_on_the_cpu_with_the_remedy(folder: Path) -> None:
     inputs = tuple(dataclasses.replace(spec, dtype="bfloat16") for spec in graph.inputs)
     with pytest.raises(BackendError, match=r"bfloat16.*fp32"):
         OnnxRuntimeBackend().open(folder, dataclasses.replace(graph, inputs=inputs))
+
+
+def test_bfloat16_tracker_is_refused_on_the_cpu_before_its_pictures_are_encoded(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Its image encoder, which is opened first, takes bytes: bfloat16 is in its outputs alone."""
+    _, tracker = exported_tiny_tracker(tmp_path_factory, precision="bf16")
+    encoder = read_manifest(tracker).graphs["image_encoder"]
+    assert [spec.dtype for spec in encoder.inputs] == ["uint8"]
+    with pytest.raises(BackendError, match=r"image_encoder\.onnx is in bfloat16.*export the model as fp32"):
+        StreamTracker.from_pretrained(tracker)

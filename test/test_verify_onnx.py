@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,24 +19,29 @@ from test_verify import own_numbers
 from pixelrefer_ros.cli import main
 from pixelrefer_ros.model import write_tiny_checkpoint
 from pixelrefer_ros.offline.verify import TOLERANCES, verify_folder
-from pixelrefer_ros.runtime import file_hash, read_manifest
+from pixelrefer_ros.offline.verify_report import ROUNDING, WHOLE_MODEL, Comparison, Precision
+from pixelrefer_ros.runtime import file_hash, newest_opset, read_manifest
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.timeout(600)  # exports, on a busy machine
 PARITY = Path(__file__).parent / "data" / "parity"
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def with_numbers(factory: pytest.TempPathFactory, *, opset: int = 24, precision: str = "fp32") -> Path:
     """An exported model beside numbers that torch computed from its checkpoint: other sizes, two frames."""
-    checkpoint, folder = exported_tiny(tmp_path_factory, opset=20)
+    checkpoint, folder = exported_tiny(factory, opset=opset, precision=precision)
     random = np.random.default_rng(4)
     frames = [random.integers(0, 256, size, dtype=np.uint8) for size in ((90, 200, 3), (150, 70, 3))]
     masks = [np.zeros(frames[i].shape[:2], dtype=bool) for i in (0, 0, 1)]
     masks[0][10:40, 20:60], masks[1][60:62, 10:190], masks[2][100:120, 30:50] = True, True, True
-    copy = Path(shutil.copytree(folder, tmp_path_factory.mktemp("exported") / "tiny"))
+    copy = Path(shutil.copytree(folder, factory.mktemp("exported") / "tiny"))
     np.savez(copy / "expected.npz", **own_numbers(checkpoint, frames, masks))
     return copy
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return with_numbers(tmp_path_factory, opset=20)
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "auto"])
@@ -47,6 +53,58 @@ def test_exported_folder_computes_the_numbers_beside_it(exported: Path, backend:
         "prompt"
     }
     assert report.passed
+
+
+ROUNDED = ("vision_crop", "vision_context", "vision_global", "object_tokens", "logits")
+
+
+@pytest.fixture(scope="module", params=["fp16", "int8", "int4"])
+def rounded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if newest_opset() < 24:
+        pytest.skip("this onnxruntime has no opset 24")
+    return with_numbers(tmp_path_factory, precision=request.param)
+
+
+def test_export_in_another_precision_passes_with_what_that_may_cost_and_says_which(
+    rounded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    precision = read_manifest(rounded).precision
+    errors = {row.stage: row.error for row in verify_folder(rounded).overall()}
+    small = ROUNDING[precision]
+    for stage in ROUNDED if precision == "fp16" else ["logits"]:
+        error = errors[stage]
+        assert error is not None and small / 20 < error < WHOLE_MODEL * small, stage
+    assert [errors[stage] for stage in ("crop", "context", "global", "box")] == [0] * 4
+    assert main(["verify", str(rounded)]) == 0
+    printed = capsys.readouterr().out
+    said = precision if precision == "fp16" else f"{precision} with activations in fp32"
+    assert f"(onnxruntime; {said})" in printed
+    assert f"<= {100 * WHOLE_MODEL * small:g} %" in printed and "in percent" in printed
+
+
+def test_graphs_beside_a_quantised_decoder_are_held_to_float32() -> None:
+    quantised = Precision("int4", "fp32")
+    assert [quantised.rounding(stage) for stage in ROUNDED] == [0, 0, 0, 0, WHOLE_MODEL * ROUNDING["int4"]]
+    half = Precision("int4", "fp16")
+    assert half.rounding("logits") == WHOLE_MODEL * (ROUNDING["int4"] + ROUNDING["fp16"])
+    assert half.rounding("object_tokens") == WHOLE_MODEL * ROUNDING["fp16"]
+
+
+def test_other_tokens_fail_in_float32_alone() -> None:
+    for rounding, passed in ((0.0, False), (4e-3, True)):
+        assert Comparison("case", "generated", 13.0, rounding=rounding).passed == passed
+        assert not Comparison("case", "generated", math.inf, rounding=rounding).passed
+        assert not Comparison("case", "generated", None, rounding=rounding).passed
+
+
+def test_half_precision_does_not_hide_that_a_stage_is_wrong(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = with_numbers(tmp_path_factory, opset=newest_opset(), precision="fp16")
+    with np.load(folder / "expected.npz") as file:
+        arrays = {name: file[name] for name in file.files}
+    arrays["room/three objects/object_tokens"] *= 1.01
+    np.savez(folder / "expected.npz", **arrays)
+    given = [row for row in verify_folder(folder).overall() if row.error is not None]
+    assert [row.stage for row in given if not row.passed] == ["object_tokens"]
 
 
 def test_exported_checkpoint_computes_what_the_authors_implementation_does(

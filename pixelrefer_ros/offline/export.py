@@ -17,6 +17,7 @@ from pixelrefer_ros.model.hub import find_checkpoint
 from pixelrefer_ros.model_source import resolve_model
 from pixelrefer_ros.runtime import Manifest, is_exported, newest_opset, read_manifest
 from pixelrefer_ros.runtime.manifest import OPSETS, PRECISIONS
+from pixelrefer_ros.runtime.whole_files import not_written
 
 LANGUAGE_OPTIONS = ("activations", "context", "patch_budget", "fixed_context")
 TRACKER_OPTIONS = ("image_size", "max_objects")
@@ -52,6 +53,7 @@ def export_model(
 
     Raises:
         PixelReferError: the checkpoint cannot be loaded, or a choice is refused.
+        OSError: the folder cannot be written; it has no manifest then.
     """
     from pixelrefer_ros.export import CONTEXT_LENGTH, check_choices, export_dtype, export_language
 
@@ -83,13 +85,15 @@ def default_opset() -> int:
 
 
 def check_folders(checkpoint: Path, out: Path) -> None:
-    """Refuses to export an exported folder, or into the checkpoint.
+    """Refuses to export an exported folder, into the checkpoint or into a file.
 
     Raises:
         ParameterError: that was asked for.
     """
     if is_exported(checkpoint):
         raise ParameterError(f"{checkpoint} is an exported folder already: give the checkpoint it came from")
+    if out.exists() and not out.is_dir():
+        raise ParameterError(f"--out is {out}, which is a file: give a folder, which need not exist")
     if out.resolve() == checkpoint.resolve():
         raise ParameterError(f"--out is {out}, the checkpoint itself: give another folder")
 
@@ -166,6 +170,9 @@ def run(args: argparse.Namespace) -> int:
         manifest = _export(args)
     except PixelReferError as error:
         print(f"pixelrefer export: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"pixelrefer export: {not_written(f'--out {args.out}', error)}", file=sys.stderr)
         return 2
     for graph in manifest.graphs.values():
         size = sum((args.out / name).stat().st_size for name in (graph.file, *(d.file for d in graph.data)))

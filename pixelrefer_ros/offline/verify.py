@@ -35,7 +35,7 @@ from pixelrefer_ros.model.parity import (
     with_published_budget,
 )
 from pixelrefer_ros.offline.export import export_model
-from pixelrefer_ros.offline.verify_report import TOLERANCES, Comparison, Report
+from pixelrefer_ros.offline.verify_report import FLOAT32, TOLERANCES, Comparison, Precision, Report
 from pixelrefer_ros.runtime import (
     BACKENDS,
     GREEDY,
@@ -46,18 +46,22 @@ from pixelrefer_ros.runtime import (
     decode,
     is_exported,
     open_backend,
+    read_manifest,
 )
+from pixelrefer_ros.runtime.whole_files import not_written
 
 __all__ = ["TOLERANCES", "Comparison", "Report", "add_arguments", "run", "verify_case", "verify_folder"]
 
+_NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 _PER_OBJECT = ("crop", "grid_mask", "box", "context", "global", "crop_pixels")
 
 
 def verify_folder(folder: Path, backend: str = "auto") -> Report:
-    """Compares this package with the numbers in a model folder; on the CPU, in float32.
+    """Compares this package with the numbers in a model folder.
 
-    With the backend "onnxruntime" a checkpoint is exported to a temporary folder first; "auto" runs a
-    checkpoint in torch and an exported folder under ONNX Runtime.
+    A checkpoint is run on the CPU in float32: in torch, or, with the backend "onnxruntime", from a temporary
+    folder that it is exported to. An exported folder is run in its own precision, which the tolerances allow
+    for: with "auto" under TensorRT if it has engines for the current GPU, else under ONNX Runtime on the CPU.
 
     Raises:
         PixelReferError: the folder, its numbers or the backend cannot be used.
@@ -66,8 +70,9 @@ def verify_folder(folder: Path, backend: str = "auto") -> Report:
     if backend != "onnxruntime" or is_exported(folder):
         chosen, _ = choose_backend(backend, folder)
         network = _open(folder, chosen)
-        found = [comparison for case in cases for comparison in verify_case(network, case)]
-        return Report(folder, chosen, tuple(found))
+        precision = _precision(folder, network)
+        found = [comparison for case in cases for comparison in verify_case(network, case, precision)]
+        return Report(folder, chosen, tuple(found), precision)
     # Not even the published crops may be too large for the graphs.
     patches = max(published_patches(case) for case in cases)
     with tempfile.TemporaryDirectory(prefix="pixelrefer-") as exported:
@@ -84,17 +89,29 @@ def _open(folder: Path, backend: str) -> PixelReferNetwork | CompiledNetwork:
     return open_network(folder, open_backend(backend, str(device)), device)
 
 
-def verify_case(network: PixelReferNetwork | CompiledNetwork, case: ParityCase) -> list[Comparison]:
+def _precision(folder: Path, network: PixelReferNetwork | CompiledNetwork) -> Precision:
+    activations = _NAMES[network.dtype]
+    return Precision(read_manifest(folder).precision if is_exported(folder) else activations, activations)
+
+
+def verify_case(
+    network: PixelReferNetwork | CompiledNetwork, case: ParityCase, precision: Precision = FLOAT32
+) -> list[Comparison]:
     """Runs one case from its frames and masks to its greedy tokens, comparing after every stage.
 
     Each stage starts from this package's own result of the one before. Every object has its own context, and
     objects of one frame share its global features.
 
+    Args:
+        network: what is checked.
+        case: one of ``expected.npz``.
+        precision: what the network computes in, for the tolerances.
+
     Raises:
         PixelReferError: the case's inputs cannot be used.
     """
     network, note = with_published_budget(network, case)
-    check = _Checker(case)
+    check = _Checker(case, precision)
     crops = [network.crop(frame, mask) for frame, mask in zip(case.frames, case.masks, strict=True)]
     wholes = [global_image(frame) for frame in case.frames]
     for stage, values in _preprocessing(crops, wholes).items():
@@ -133,6 +150,9 @@ def run(args: argparse.Namespace) -> int:
     except PixelReferError as error:
         print(f"pixelrefer verify: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # of the temporary folder
+        print(f"pixelrefer verify: {not_written(tempfile.gettempdir(), error)} by TMPDIR", file=sys.stderr)
+        return 2
     print("\n".join(report.lines()))
     if not any(comparison.error is not None for comparison in report.comparisons):
         print(f"pixelrefer verify: {args.folder}: no case gives anything to compare", file=sys.stderr)
@@ -143,8 +163,8 @@ def run(args: argparse.Namespace) -> int:
 class _Checker:
     """Collects the comparisons of one case."""
 
-    def __init__(self, case: ParityCase) -> None:
-        self.case = case
+    def __init__(self, case: ParityCase, precision: Precision) -> None:
+        self.case, self.precision = case, precision
         self.comparisons: list[Comparison] = []
 
     def per_object(self, stage: str, values: Sequence[NDArray[Any]], note: str) -> None:
@@ -170,7 +190,8 @@ class _Checker:
                 f"{self.case.name} gives {stage} but no input_ids: they are needed to compute it"
             )
         fitting = [array for array in arrays if array.shape == expected.shape]
-        return self._add(stage, *_difference(expected, (fitting or arrays)[0]))
+        relative = self.precision.rounding(stage) > 0
+        return self._add(stage, *_difference(expected, (fitting or arrays)[0], relative=relative))
 
     def prompt(self, mask_num: int) -> None:
         """The texts that replace the regions, each made anew from the times it names."""
@@ -210,14 +231,20 @@ class _Checker:
         return self._add("generated", float(np.count_nonzero(tokens != expected.ravel())))
 
     def _add(self, stage: str, error: float | None, note: str = "") -> None:
-        self.comparisons.append(Comparison(self.case.name, stage, error, note))
+        rounding = self.precision.rounding(stage)
+        self.comparisons.append(Comparison(self.case.name, stage, error, note, rounding))
 
 
-def _difference(expected: NDArray[Any], found: NDArray[Any]) -> tuple[float, str]:
-    """The largest absolute error, or infinity and why."""
+def _difference(expected: NDArray[Any], found: NDArray[Any], *, relative: bool = False) -> tuple[float, str]:
+    """The largest absolute error, or the error's norm over that of the values; or infinity and why."""
     if expected.shape != found.shape:
         return math.inf, f"shape {list(found.shape)}, expected {list(expected.shape)}"
-    error = float(np.abs(expected.astype(np.float64) - found.astype(np.float64)).max(initial=0.0))
+    wanted = expected.astype(np.float64)
+    errors = np.abs(wanted - found.astype(np.float64))
+    if relative:
+        error = float(np.linalg.norm(errors) / max(np.linalg.norm(wanted), np.finfo(np.float32).tiny))
+    else:
+        error = float(errors.max(initial=0.0))
     return (math.inf, "not a number") if math.isnan(error) else (error, "")
 
 

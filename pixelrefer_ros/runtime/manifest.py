@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from pixelrefer_ros.errors import CheckpointError
 from pixelrefer_ros.runtime.json_fields import EXPORT_AGAIN, JsonFields
+from pixelrefer_ros.runtime.whole_files import write_whole
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -177,16 +177,18 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Path:
-    """Writes ``manifest.json`` whole or not at all; returns its path."""
+    """Writes ``manifest.json`` whole or not at all; returns its path.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     graphs = {}
     for name, graph in manifest.graphs.items():
         graphs[name] = asdict(graph)
         del graphs[name]["name"]
     content = {"format": FORMAT, **asdict(manifest), "graphs": graphs}
     path = folder / MANIFEST
-    unfinished = path.with_suffix(f".{os.getpid()}.part")
-    unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
     return path
 
 

@@ -64,10 +64,12 @@ class OnnxRuntimeBackend:
 
     def open(self, folder: Path, graph: Graph) -> OnnxRuntimeSession:
         """Opens a graph; see `pixelrefer_ros.runtime.Backend`."""
-        if self.device.type == "cpu" and any(spec.dtype == "bfloat16" for spec in graph.inputs):
+        # A tracker's image encoder takes bytes: only its outputs tell.
+        specs = (*graph.inputs, *graph.outputs)
+        if self.device.type == "cpu" and any(spec.dtype == "bfloat16" for spec in specs):
             raise BackendError(
                 f"{folder / graph.file} is in bfloat16, which ONNX Runtime does not compute on a CPU: "
-                "export the model as fp32, int8 or int4, or use a GPU"
+                "export the model as fp32 (a language model may be int8 or int4, too), or use a GPU"
             )
         verify_graph(folder, graph)
         return OnnxRuntimeSession(folder / graph.file, graph, device=self.device, threads=self.threads)

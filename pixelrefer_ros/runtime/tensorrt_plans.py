@@ -15,13 +15,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 from pixelrefer_ros.errors import BackendError
 from pixelrefer_ros.runtime.manifest import Graph, Profile
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
+from pixelrefer_ros.runtime.whole_files import PART as PART
+from pixelrefer_ros.runtime.whole_files import write_whole
 
 ENGINES = "engines"
 """The folder of the engines, in the exported folder."""
@@ -36,9 +34,6 @@ DTYPE_NAMES = {
     "BOOL": "bool",
 }
 """TensorRT's names of element types to those of a manifest."""
-
-PART = ".part"
-"""How the names of files end that are not yet whole."""
 
 FORMAT = 2
 BUILDER = 2
@@ -211,23 +206,6 @@ def read_plan(engines: Path, record: EngineRecord) -> memoryview:
             f"({record.sha256[:12]}...) and is not loaded: build the engines again"
         )
     return plan
-
-
-def write_whole(path: Path, content: Buffer) -> None:
-    """Writes a file whole or not at all: no half file is left, also when the disk is full.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}{PART}")
-    try:
-        with unfinished.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _hash(*lines: str) -> str:
