@@ -124,8 +124,8 @@ def page(result: dict[str, Any]) -> str:
         "## What a precision costs in answers",
         "",
         f"The same test scenes for each, {result['tracker_scenes']} in each kind of clip. Exports run under "
-        "ONNX Runtime on the CPU. It computes no bfloat16 there: for bf16 graphs stands the checkpoint in "
-        "torch's bfloat16, on the CPU, too.",
+        "ONNX Runtime on the CPU. It computes no bfloat16 there: the checkpoint in torch's bfloat16, also on "
+        "the CPU, stands for bf16 graphs.",
     ]
     if language:
         lines += ["", *_language_table(language)]
@@ -140,7 +140,7 @@ def page(result: dict[str, Any]) -> str:
         lines.append(f"| {LABELS.get(name, name)} | {' | '.join(cells)} |")
     lines += ["", _measured(result)]
     for later in result.get("later", ()):
-        names = ", ".join(dict.fromkeys(LABELS.get(name, name) for name in later["rows"]))
+        names = "; ".join(dict.fromkeys(LABELS.get(name, name) for name in later["rows"]))
         lines += ["", f"Added to it: {names}. {_measured(later)}"]
     lines.append(MARKS[1])
     return "\n".join(lines) + "\n"

@@ -101,7 +101,7 @@ def test_rows_may_be_added_with_the_run_that_measured_them(
     )
     text = page.read_text(encoding="utf-8")
     assert "| int4, activations in fp16 | 78.5 % | -1.5 | 2 |" in text
-    assert "Added to it: bf16: the checkpoint in torch, int4, activations in fp16. `python" in text
+    assert "Added to it: bf16: the checkpoint in torch; int4, activations in fp16. `python" in text
 
     before = out.read_bytes()
     without_models(monkeypatch, added | {precisions.CHECKPOINT: {"right": 790, "answers": 1000}})

@@ -31,7 +31,7 @@ from pixelrefer_ros.runtime.tensorrt_plans import Gpu, read_record
 
 ROOT = Path(__file__).parent.parent
 GPU = Gpu("NVIDIA GeForce RTX 4090", (8, 9), 24.0)
-PROFILES = {"batch": Profile(1, 1, 2), "sequence": Profile(1, 8, 16), "rows": Profile(1, 2, 4)}
+PROFILES = {"batch": Profile(1, 1, 3), "sequence": Profile(1, 8, 16), "rows": Profile(1, 2, 4)}
 ANY_PRECISION = """
 gpu_names: ["*"]
 compute_capabilities: ["8.9"]
@@ -93,8 +93,8 @@ def test_engines_have_the_sizes_of_the_graph_and_decoders_a_profile_for_steps(fo
     build(folder, trt, asked)
     ((_, of_decoder), (_, of_vision)) = calls(trt, "build")
     assert [profile["inputs_embeds"] for profile in of_decoder] == [
-        ((1, 1, 64), (1, 8, 64), (1, 16, 64)),  # prompts are computed one at a time
-        ((1, 1, 64), (1, 1, 64), (2, 1, 64)),
+        ((1, 1, 64), (1, 8, 64), (2, 16, 64)),  # prompts are computed one at a time: see `prompt_sizes`
+        ((1, 1, 64), (1, 1, 64), (3, 1, 64)),
     ]
     assert of_vision == [{"x": ((1, 64), (2, 64), (4, 64))}]
     assert calls(trt, "workspace")[0] == ("workspace", 32 << 20)

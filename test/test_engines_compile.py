@@ -123,8 +123,8 @@ def test_several_prompts_at_once_need_no_memory(tmp_path, monkeypatch):
         found = [re.search(r"Total Activation Memory: (\d+)", text) for text in said]
         return max(int(match[1]) for match in found if match)
 
-    # Steps of 8 entries need more than those of one; 8 prompts of full length would need 8 times as much.
-    assert scratch(8) < 1.5 * scratch(1)
+    # Steps of 8 entries need more than those of 2; 8 prompts of full length would need 4 times as much.
+    assert scratch(8) < 1.5 * scratch(2)
 
 
 def test_heads_too_narrow_for_a_fused_kernel_are_taken_apart_and_said(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from pixelrefer_ros.runtime.tensorrt_messages import logger_of
 from pixelrefer_ros.runtime.tensorrt_session import TensorRtSession
 from pixelrefer_ros.runtime.tensorrt_sizes import engine_graph
 
-PROFILES = {"batch": Profile(1, 1, 2), "sequence": Profile(1, 8, 16), "rows": Profile(0, 2, 4)}
+PROFILES = {"batch": Profile(1, 1, 3), "sequence": Profile(1, 8, 16), "rows": Profile(0, 2, 4)}
 NEW, OLD = "10.15.1.29", "10.3.0"
 
 
@@ -216,13 +216,13 @@ def test_a_step_uses_the_profile_of_steps_and_a_prompt_that_of_any_size(decoder)
 
 
 def test_several_prompts_at_once_are_refused_by_name(decoder):
-    caches = empty_caches(decoder.graph, batch=2)
+    caches = empty_caches(decoder.graph, batch=3)
     with pytest.raises(
-        ValueError, match=r"batch is 2, sequence is 4; a run that is no single step must have batch 1"
+        ValueError, match=r"batch is 3, sequence is 4; a run that is no single step must have at most batch 2"
     ):
-        decoder.session.run(step_feeds(caches, 0, length=4, batch=2))
+        decoder.session.run(step_feeds(caches, 0, length=4, batch=3))
     assert decoder.trt.calls == []
-    assert decoder.session.run(step_feeds(caches, 0, batch=2))["hidden"].shape == (2, 1, 64)
+    assert decoder.session.run(step_feeds(caches, 0, batch=3))["hidden"].shape == (3, 1, 64)
 
 
 def test_other_caches_or_sizes_are_recorded_anew(decoder):

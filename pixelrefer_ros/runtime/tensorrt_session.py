@@ -96,7 +96,7 @@ class TensorRtSession:
         if over:
             found = ", ".join(f"{symbol} is {size}" for symbol, size in sorted(sizes.items()))
             raise ValueError(
-                f"graph {self.graph.name}: {found}; a run that is no single step must have "
+                f"graph {self.graph.name}: {found}; a run that is no single step must have at most "
                 + ", ".join(f"{symbol} {self._prompts[symbol].max}" for symbol in sorted(over))
             )
 

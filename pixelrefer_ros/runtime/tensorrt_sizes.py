@@ -48,16 +48,18 @@ def engine_graph(graph: Graph, profiles: Mapping[str, Profile]) -> Graph:
 
 
 def prompt_sizes(graph: Graph, profiles: Mapping[str, Profile]) -> dict[str, Profile]:
-    """The sizes of all runs but the steps of `step_sizes`: caches have as few entries as there can be.
+    """The sizes of all runs but the steps of `step_sizes`: caches have two entries at most.
 
     Prompts are computed one at a time. TensorRT sets memory aside for the largest run that a profile allows,
-    and several prompts of full length need several times that of one.
+    and several prompts of full length need several times that of one. Two are allowed although one is enough:
+    where it is certain to be one, TensorRT RTX wants some weights (of the 2B shape the last matrix, 0.47 GB)
+    in another order than steps do, and the plan holds them twice.
     """
     if step_sizes(graph, profiles) is None:
         return dict(profiles)
     entries = {graph.input(name).shape[0] for name, _ in graph.in_place}
     return {
-        symbol: Profile(sizes.min, sizes.min, sizes.min) if symbol in entries else sizes
+        symbol: Profile(sizes.min, sizes.min, min(2 * sizes.min, sizes.max)) if symbol in entries else sizes
         for symbol, sizes in profiles.items()
     }
 
