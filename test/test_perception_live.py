@@ -131,6 +131,28 @@ def test_a_question_is_answered_from_the_frames_before_while_the_next_is_tracked
     assert answer.stamp_ns == stamps[-2]
 
 
+def test_an_object_pointed_at_while_the_next_frame_is_tracked_is_found_where_it_was_pointed_at(
+    start, heard, tracker
+):
+    """At 30 Hz, where that frame would have made way: the region is taken in after the next one."""
+    live = start()
+    stamps = [1_000_000_000 + i * 33_000_000 for i in range(5)]
+    for stamp in stamps[:-1]:
+        count = len(heard.scenes)
+        live.submit_frame(frame(0, first_ns=stamp))
+        until(lambda count=count: len(heard.scenes) > count)
+    tracker.open.clear()
+    tracker.entered.clear()
+    live.submit_frame(frame(0, first_ns=stamps[-1]))
+    assert tracker.entered.wait(20)
+    object_id = live.perception.add_region(box_region(stamp_ns=stamps[-2]))
+    ticket = live.ask(question(object_id))
+    tracker.open.set()
+    answer = ticket.wait(30)
+    assert answer.tokens > 0, answer.error
+    assert answer.stamp_ns == stamps[-2]
+
+
 def test_a_cancelled_question_stops_and_the_next_is_answered(start, heard):
     live = start()
     see(live, heard)

@@ -53,6 +53,15 @@ def test_frames_are_kept_at_the_interval_not_thinned_away():
     assert len(kept) >= 8  # 1 s at 0.132 s (the first multiple of 33 ms from 0.1 s on)
 
 
+def test_a_frame_that_was_pointed_at_does_not_make_way_for_the_next():
+    memory = FrameMemory(4, 1.0)
+    for stamp in range(1, 8):
+        seen = memory.arrived(Frame(PIXELS, stamp))
+        seen.pointed_at = stamp == 3
+        memory.add(seen)
+    assert stamps_of(memory) == [1, 3, 7]
+
+
 @pytest.mark.parametrize("stamp", [5, 3])
 def test_a_stamp_that_does_not_advance_starts_over(stamp):
     assert stamps_of(remember([1, 5, stamp])) == [stamp]

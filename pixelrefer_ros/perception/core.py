@@ -99,15 +99,14 @@ class Perception:
             seen = RememberedFrame(frame) if frame is not None else self._memory.at(region.stamp_ns)
             check_region(region, seen.frame)
             if len(self._waiting) >= MAX_WAITING_REGIONS:
-                raise Overloaded(
-                    f"{MAX_WAITING_REGIONS} regions wait for the tracker, the limit: send fewer at a time"
-                )
+                raise Overloaded(f"{MAX_WAITING_REGIONS} regions wait for the tracker: send fewer at a time")
             if region.object_id:
                 record = self._registry.get(region.object_id)
                 record.label = region.label or record.label
             else:
                 record = self._registry.start(region.label, self.settings.max_objects)
             record.waiting += 1
+            seen.pointed_at = True
             self._waiting.append(Prompt(replace(region, object_id=record.object_id), seen))
             return record.object_id
 

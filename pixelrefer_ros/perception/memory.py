@@ -58,11 +58,13 @@ class RememberedFrame:
         frame: the picture.
         masks: the mask of every object that was TRACKED in it, by object id.
         global_features: of the whole frame, once a question needed them.
+        pointed_at: whether a region was drawn on it: then it may be all that shows the object.
     """
 
     frame: Frame
     masks: dict[int, RememberedMask] = field(default_factory=dict)
     global_features: GlobalFeatures | None = None
+    pointed_at: bool = False
 
     def record(self, tracks: Iterable[Track]) -> None:
         """Take over where the objects are."""
@@ -73,7 +75,7 @@ class RememberedFrame:
 
 
 class FrameMemory:
-    """A bounded ring of frames, oldest first: the newest always, the others ``interval`` apart.
+    """A bounded ring of frames, oldest first: the newest and those pointed at, the others ``interval`` apart.
 
     Not thread-safe; its owner locks.
     """
@@ -111,7 +113,7 @@ class FrameMemory:
         elif len(frames) >= 2:
             # The previous newest frame stays only if it is far enough from the one before it.
             apart = frames[-1].frame.stamp_ns - frames[-2].frame.stamp_ns
-            if apart < self._interval_ns:
+            if apart < self._interval_ns and not frames[-1].pointed_at:
                 frames.pop()
         frames.append(seen)
         del frames[: -self._capacity]
