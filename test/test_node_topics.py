@@ -15,9 +15,12 @@ pytest_plugins = ["node_fixtures"]
 
 from node_processes import node_process, until  # noqa: E402
 from rclpy.action.graph import get_action_server_names_and_types_by_node  # noqa: E402
+from rclpy.node import Node  # noqa: E402
 from rclpy.qos import ReliabilityPolicy  # noqa: E402
 
-from pixelrefer_ros.ros.outputs import vision_messages  # noqa: E402
+from pixelrefer_ros.ros import qos  # noqa: E402
+from pixelrefer_ros.ros.inputs import CommandInputs  # noqa: E402
+from pixelrefer_ros.ros.outputs import Outputs, vision_messages  # noqa: E402
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "topics.md"
 ROS_OWN = re.compile(r"/(rosout|parameter_events|clock)|.*/(transition_event|_action/.*|.*parameter.*)")
@@ -66,11 +69,10 @@ def offered(names_and_types) -> dict[str, str]:
 def test_the_page_tells_every_topic_with_its_type_and_quality_of_service(graph, title, names, endpoints):
     told = page(title)
     until(lambda: offered(getattr(graph, names)("pixelrefer", "/")) == {n: c[0] for n, c in told.items()})
-    for name, (_, reliability, depth, _) in told.items():
+    for name, (_, reliability, _, _) in told.items():
         (info,) = [info for info in getattr(graph, endpoints)(name) if info.node_name == "pixelrefer"]
         reliable = info.qos_profile.reliability == ReliabilityPolicy.RELIABLE
         assert (name, reliable) == (name, reliability == "reliable")
-        assert info.qos_profile.depth in (0, int(depth)), name  # DDS does not tell it: then it is 0
 
 
 def test_the_page_tells_every_service_and_the_action(graph):
@@ -83,3 +85,16 @@ def test_the_page_tells_every_service_and_the_action(graph):
     until(lambda: found() == services, what=f"{services}, but there are {found()}")
     actions = get_action_server_names_and_types_by_node(graph, "pixelrefer", "/")
     assert {name: kinds[0] for name, kinds in actions} == {n: c[0] for n, c in page("Action").items()}
+
+
+def test_the_page_tells_the_depth_of_every_queue(ros_context):
+    """Of the very classes that make them: a depth is not told to other nodes."""
+    node = Node("pixelrefer", context=ros_context)
+    made = [*Outputs(node, 80)._publishers, *CommandInputs(node, None, None)._subscriptions]
+    depths = {each.topic_name: each.qos_profile.depth for each in made}
+    depths |= {
+        "/image": qos.image_input("sensor_data").depth,
+        "/diagnostics": qos.DIAGNOSTICS.depth,
+    }
+    assert {name: int(cells[2]) for name, cells in (page("In") | page("Out")).items()} == depths
+    node.destroy_node()
