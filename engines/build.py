@@ -22,8 +22,8 @@ from pixelrefer_ros.engines.progress import Bar, progress_monitor
 from pixelrefer_ros.errors import BackendError
 from pixelrefer_ros.runtime.manifest import Graph, Profile
 from pixelrefer_ros.runtime.tensorrt_messages import heard, shown
-from pixelrefer_ros.runtime.tensorrt_plans import write_whole
 from pixelrefer_ros.runtime.tensorrt_sizes import cache_sizes, engine_sizes, prompt_sizes, step_sizes
+from pixelrefer_ros.runtime.whole_files import write_whole
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

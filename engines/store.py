@@ -18,15 +18,14 @@ from pixelrefer_ros.engines.build import BuiltEngine
 
 from pixelrefer_ros.errors import BackendError
 from pixelrefer_ros.runtime.tensorrt_plans import (
-    PART,
     EngineKey,
     EngineRecord,
     read_plan,
     read_record,
     record_path,
     write_record,
-    write_whole,
 )
+from pixelrefer_ros.runtime.whole_files import PART, write_whole
 
 LOCK, TIMINGS = "building.lock", "timings.cache"
 _LOOK_AGAIN_S = 0.2

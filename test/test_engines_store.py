@@ -19,6 +19,7 @@ from pixelrefer_ros.errors import BackendError
 from pixelrefer_ros.runtime import tensorrt_plans
 from pixelrefer_ros.runtime.manifest import Profile
 from pixelrefer_ros.runtime.tensorrt_plans import EngineKey, read_plan, read_record, record_path
+from pixelrefer_ros.runtime.whole_files import PART
 
 KEY = EngineKey(
     graph="a" * 64,
@@ -240,7 +241,7 @@ def test_a_full_disk_leaves_the_plan_of_before_also_where_the_new_one_is_the_sam
 def test_what_a_killed_process_was_writing_is_removed_by_the_next(store):
     store.ensure("decoder", KEY, Builds())
     whole = files(store)
-    (store.folder / f"decoder.0123456789ab.plan.4000000{tensorrt_plans.PART}").write_bytes(b"half a pl")
+    (store.folder / f"decoder.0123456789ab.plan.4000000{PART}").write_bytes(b"half a pl")
     assert not store.ensure("decoder", KEY, Builds())
     assert files(store) == whole
 

@@ -18,7 +18,6 @@ from types import ModuleType
 
 from pixelrefer_ros.errors import BackendError
 from pixelrefer_ros.runtime.manifest import Graph, Profile
-from pixelrefer_ros.runtime.whole_files import PART as PART
 from pixelrefer_ros.runtime.whole_files import write_whole
 
 ENGINES = "engines"

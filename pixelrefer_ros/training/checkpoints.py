@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -190,11 +188,3 @@ def parameter_count(network: PixelReferNetwork) -> int:
     """Numbers in a checkpoint of this network; tied weights count once."""
     seen = {id(p): p.numel() for module in modules_of(network).values() for p in module.parameters()}
     return sum(seen.values())
-
-
-def recipe(**settings: Any) -> Mapping[str, Any]:
-    """Settings as plain values, for the file that lies beside the weights."""
-    return {
-        name: asdict(value) if hasattr(value, "__dataclass_fields__") else value
-        for name, value in settings.items()
-    }
