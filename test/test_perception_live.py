@@ -64,10 +64,18 @@ def start(tiny_model_folder, tracker, heard):
         live.stop()
 
 
-def see(live, heard, index=0):
+def see(live, heard, index=0, first_ns=1_000_000_000):
     count = len(heard.scenes)
-    live.submit_frame(frame(index))
+    live.submit_frame(frame(index, first_ns=first_ns))
     until(lambda: len(heard.scenes) > count)
+
+
+def begin_to_track(live, tracker, newest):
+    """Close the gate, and wait until the tracker stands before it with a frame."""
+    tracker.open.clear()
+    tracker.entered.clear()
+    live.submit_frame(newest)
+    assert tracker.entered.wait(20)
 
 
 def test_frames_regions_and_questions_flow(start, heard):
@@ -85,10 +93,7 @@ def test_frames_regions_and_questions_flow(start, heard):
 def test_while_tracking_is_slow_only_the_newest_frame_waits(start, heard, tracker):
     live = start()
     see(live, heard)
-    tracker.open.clear()
-    tracker.entered.clear()
-    live.submit_frame(frame(1))
-    assert tracker.entered.wait(20)
+    begin_to_track(live, tracker, frame(1))
     for i in range(2, 7):
         live.submit_frame(frame(i))
     tracker.open.set()
@@ -101,10 +106,7 @@ def test_while_tracking_is_slow_only_the_newest_frame_waits(start, heard, tracke
 def test_adding_and_asking_never_wait_for_the_tracker(start, heard, tracker):
     live = start()
     see(live, heard)
-    tracker.open.clear()
-    tracker.entered.clear()
-    live.submit_frame(frame(1))
-    assert tracker.entered.wait(20)
+    begin_to_track(live, tracker, frame(1))
     object_id = live.perception.add_region(box_region())  # returns although the tracker is busy
     ticket = live.ask(question(object_id))
     assert live.perception.scene().frame.stamp_ns == frame(0).stamp_ns and ticket.wait(0) is None
@@ -117,15 +119,10 @@ def test_a_question_is_answered_from_the_frames_before_while_the_next_is_tracked
     live = start()
     stamps = [1_000_000_000 + i * 33_000_000 for i in range(6)]
     for index, stamp in enumerate(stamps[:-1]):
-        count = len(heard.scenes)
-        live.submit_frame(frame(0, first_ns=stamp))
-        until(lambda count=count: len(heard.scenes) > count)
+        see(live, heard, 0, stamp)
         if index == 3:
             object_id = live.perception.add_region(box_region())
-    tracker.open.clear()
-    tracker.entered.clear()
-    live.submit_frame(frame(0, first_ns=stamps[-1]))
-    assert tracker.entered.wait(20)
+    begin_to_track(live, tracker, frame(0, first_ns=stamps[-1]))
     answer = live.ask(question(object_id)).wait(30)
     assert answer.tokens > 0, answer.error
     assert answer.stamp_ns == stamps[-2]
@@ -138,13 +135,8 @@ def test_an_object_pointed_at_while_the_next_frame_is_tracked_is_found_where_it_
     live = start()
     stamps = [1_000_000_000 + i * 33_000_000 for i in range(5)]
     for stamp in stamps[:-1]:
-        count = len(heard.scenes)
-        live.submit_frame(frame(0, first_ns=stamp))
-        until(lambda count=count: len(heard.scenes) > count)
-    tracker.open.clear()
-    tracker.entered.clear()
-    live.submit_frame(frame(0, first_ns=stamps[-1]))
-    assert tracker.entered.wait(20)
+        see(live, heard, 0, stamp)
+    begin_to_track(live, tracker, frame(0, first_ns=stamps[-1]))
     object_id = live.perception.add_region(box_region(stamp_ns=stamps[-2]))
     ticket = live.ask(question(object_id))
     tracker.open.set()
@@ -169,10 +161,7 @@ def test_a_cancelled_question_stops_and_the_next_is_answered(start, heard):
 def test_questions_beyond_the_bound_are_refused_and_waiting_ones_can_be_withdrawn(start, heard, tracker):
     live = start(max_questions=2)
     see(live, heard)
-    tracker.open.clear()
-    tracker.entered.clear()
-    live.submit_frame(frame(1))
-    assert tracker.entered.wait(20)
+    begin_to_track(live, tracker, frame(1))
     object_id = live.perception.add_region(box_region())
     blocked = live.ask(question(object_id))  # waits for the tracker to take its region in
     until(lambda: live.stats()["questions_waiting"] == 0)
@@ -228,10 +217,7 @@ def test_track_rate_holds_for_a_camera_that_does_not_stamp(start, heard):
 def test_a_frame_that_is_tracked_after_the_stop_is_told_to_nobody(start, heard, tracker):
     live = start()
     see(live, heard)
-    tracker.open.clear()
-    tracker.entered.clear()
-    live.submit_frame(frame(1))
-    assert tracker.entered.wait(20)
+    begin_to_track(live, tracker, frame(1))
     assert not live.stop(0.05), "it still computes"
     tracker.open.set()
     assert live.stop(10)
