@@ -27,7 +27,7 @@ class Asked:
     Attributes:
         profile: of a shipped profile the name, or the path of a ``.yaml`` file; None: by the GPU.
         engines: where engines are kept; None: ``engines`` in the exported folder.
-        graphs: the names of those to build; empty: all.
+        graphs: the names of those to build; empty: all that are not left to the host.
         again: build also what is up to date.
         allow_warnings: warnings of TensorRT's parser do not stop it.
     """
@@ -74,7 +74,7 @@ def build_engines(
     profile = choose_profile(asked.profile, gpu)
     check_opset(trt, manifest.opset, str(folder))
     _check_precision(folder, manifest, profile)
-    graphs = [manifest.graph(name, folder) for name in asked.graphs or manifest.graphs]
+    graphs = [manifest.graph(name, folder) for name in asked.graphs] or manifest.compiled()
     store = EngineStore(asked.engines or folder / ENGINES, say, stopped)
     options = BuildOptions(
         workspace_mb=profile.workspace_mb,

@@ -39,6 +39,7 @@ class GraphPlan:
         profiles: the sizes each symbol may take.
         in_place: (input, output) pairs of one memory.
         rewrite: what to do to the graph before it is saved (quantisation); what it returns is not looked at.
+        on_host: see `pixelrefer_ros.runtime.Graph`; its table lies in a file of its own, however small.
     """
 
     name: str
@@ -49,6 +50,7 @@ class GraphPlan:
     profiles: Mapping[str, Profile]
     in_place: Sequence[tuple[str, str]] = ()
     rewrite: Callable[[onnx_ir.Model], object] | None = field(default=None)
+    on_host: bool = False
 
 
 def open_folder(out: Path) -> None:
@@ -108,7 +110,7 @@ def export_graph(plan: GraphPlan, folder: Path, *, opset: int) -> Graph:
     _name_sizes(model, plan)
     _forget_origin(model)
     file = f"{plan.name}.onnx"
-    data = _save(model, folder, file)
+    data = _save(model, folder, file, table=plan.on_host)
     return Graph(
         name=plan.name,
         file=file,
@@ -118,6 +120,7 @@ def export_graph(plan: GraphPlan, folder: Path, *, opset: int) -> Graph:
         outputs=tuple(_spec(value) for value in model.graph.outputs),
         in_place=tuple(plan.in_place),
         profiles=dict(plan.profiles),
+        on_host=plan.on_host,
     )
 
 
@@ -187,17 +190,19 @@ def _spec(value: onnx_ir.Value) -> TensorSpec:
     return TensorSpec(value.name, names[value.dtype], shape)
 
 
-def _save(model: onnx_ir.Model, folder: Path, file: str) -> tuple[DataFile, ...]:
-    size = sum(
-        value.const_value.nbytes
-        for value in model.graph.initializers.values()
-        if value.const_value is not None
-    )
+def _save(model: onnx_ir.Model, folder: Path, file: str, *, table: bool) -> tuple[DataFile, ...]:
+    """Writes the graph; of a `table` (`Graph.on_host`) the largest weights have a file of their own."""
+    values = [value.const_value for value in model.graph.initializers.values()]
+    sizes = [value.nbytes for value in values if value is not None]
     data_file = f"{file}.data"
     for name in (file, data_file):  # of an earlier export
         (folder / name).unlink(missing_ok=True)
-    onnx_ir.save(model, folder / file, external_data=data_file if size > LARGEST_FILE else None)
-    if size <= LARGEST_FILE:
+    if table:
+        onnx_ir.save(model, folder / file, external_data=data_file, size_threshold_bytes=max(sizes) - 1)
+    elif sum(sizes) > LARGEST_FILE:
+        onnx_ir.save(model, folder / file, external_data=data_file)
+    else:
+        onnx_ir.save(model, folder / file)
         return ()
     return (DataFile(data_file, file_hash(folder / data_file)),)
 

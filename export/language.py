@@ -89,6 +89,7 @@ def plan_graphs(
             "L": Profile(1, min(256, context_length), context_length),
             "R": Profile(1, min(network.config.mask_num, context_length), context_length),
         },
+        on_host=True,
     )
     yield _plan_decoder(network, opset, context_length, precision)
 

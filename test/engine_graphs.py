@@ -243,6 +243,7 @@ def as_bf16(folder: Path, copy: Path) -> Manifest:
             graph,
             sha256=file_hash(copy / graph.file),
             data=(),
+            on_host=False,
             inputs=_specs(model.graph.input),
             outputs=_specs(model.graph.output),
         )

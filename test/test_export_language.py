@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,6 @@ from pixelrefer_ros.runtime import (
     Profile,
     newest_opset,
     read_manifest,
-    token_embedding,
     verify_graph,
 )
 
@@ -173,17 +172,6 @@ def test_thin_small_and_large_objects_of_one_frame_get_the_tokens_torch_gives(pa
         torch.testing.assert_close(found, expected, **EXACT)
 
 
-def test_prompt_with_and_without_objects_is_embedded_equally(pair: Pair) -> None:
-    region = pair.torch.config.region_token_id
-    assert region is not None
-    tokens = [torch.randn(2, 128), torch.randn(1, 128)]
-    for ids, objects_ in (([3, region, region, 4, region, 5], tokens), ([3, 4], []), ([region] * 3, tokens)):
-        expected = pair.torch.prompt_embeddings(ids, objects_)
-        torch.testing.assert_close(pair.compiled.prompt_embeddings(ids, objects_), expected, rtol=0, atol=0)
-    with pytest.raises(ValueError, match="2 places"):
-        pair.compiled.prompt_embeddings([region, region], tokens)
-
-
 def empty_caches(pair: Pair, batch: int, capacity: int) -> dict[str, torch.Tensor]:
     graph = pair.manifest.graphs["decoder"]
     specs = [graph.input(name) for name, _ in graph.in_place]
@@ -309,7 +297,7 @@ def test_fixed_context_has_caches_of_one_size(pair: Pair, tmp_path: Path) -> Non
     assert graph.input("past_key_0").shape == ("B", 2, 40, 32)
     assert set(graph.profiles) == {"B", "S"}
     session = OnnxRuntimeBackend(threads=1).open(tmp_path, graph)
-    decoder = GraphDecoder(session, token_embedding(pair.compiled.embed), context_length=40, device=CPU)
+    decoder = GraphDecoder(session, pair.compiled.embed.answers, context_length=40, device=CPU)
     prompt = torch.randn(30, 128)
     np.testing.assert_allclose(decoder.batch().add(prompt), pair.torch.logits(prompt)[-1], rtol=0, atol=1e-4)
 
@@ -319,7 +307,7 @@ def test_large_weights_lie_in_a_file_of_their_own(
 ) -> None:
     monkeypatch.setattr("pixelrefer_ros.export.graph.LARGEST_FILE", 1000)
     _, _, plan, _ = plan_graphs(pair.torch, opset=pair.manifest.opset, context_length=40, patch_budget=600)
-    graph = export_graph(plan, tmp_path, opset=pair.manifest.opset)
+    graph = export_graph(replace(plan, on_host=False), tmp_path, opset=pair.manifest.opset)
     assert [data.file for data in graph.data] == ["embed.onnx.data"]
     assert (tmp_path / "embed.onnx").stat().st_size < 8000
     session = OnnxRuntimeBackend(threads=1).open(tmp_path, graph)

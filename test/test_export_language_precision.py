@@ -28,7 +28,6 @@ from pixelrefer_ros.runtime import (
     OnnxRuntimeBackend,
     newest_opset,
     read_manifest,
-    token_embedding,
 )
 
 torch.set_num_threads(1)
@@ -133,9 +132,8 @@ def test_quantised_decoder_stays_near_float32(
     assert sum(value.data_type == kind for value in model.graph.initializer) == len(products)
 
     backend = OnnxRuntimeBackend(threads=1)
-    _, exact = exported_tiny(tmp_path_factory)
-    embed = token_embedding(backend.open(exact, read_manifest(exact).graphs["embed"]))
-    decoder = GraphDecoder(backend.open(tmp_path, graph), embed, context_length=64, device=CPU)
+    embed = open_network(exported_tiny(tmp_path_factory)[1], backend, CPU).embed
+    decoder = GraphDecoder(backend.open(tmp_path, graph), embed.answers, context_length=64, device=CPU)
     prompt = torch.randn(24, 128)
     found = torch.from_numpy(decoder.logits(prompt))
     assert error(found, reference.logits(prompt)) < ROUNDING[precision]

@@ -26,6 +26,7 @@ from pixelrefer_ros.runtime import (
     TorchSession,
     choose_backend,
     decode,
+    embedding_of,
 )
 
 torch.set_num_threads(1)
@@ -69,7 +70,7 @@ def request(prompt: torch.Tensor, token_bytes: Callable[[int], bytes] = letter, 
 
 
 def decoder_of(language: Qwen2ForCausalLM) -> GraphDecoder:
-    embed = language.model.embed_tokens
+    embed = embedding_of(language)
     return GraphDecoder(TorchSession(language), embed, context_length=128, device=torch.device("cpu"))
 
 

@@ -22,7 +22,6 @@ from pixelrefer_ros.runtime import (
     Session,
     StreamingDetokeniser,
     decode,
-    token_embedding,
 )
 
 torch.set_num_threads(1)
@@ -66,7 +65,7 @@ class Counted:
 def counted(networks: tuple[PixelReferNetwork, CompiledNetwork]) -> tuple[Counted, GraphDecoder]:
     compiled = networks[1]
     session = Counted(compiled.language._decoder)
-    return session, GraphDecoder(session, token_embedding(compiled.embed), context_length=600, device=CPU)
+    return session, GraphDecoder(session, compiled.embed.answers, context_length=600, device=CPU)
 
 
 def answer(decoder: GraphDecoder, prompt: torch.Tensor, count: int = 6, stop_after: int = 99) -> list[int]:

@@ -39,6 +39,7 @@ GRAPH = Graph(
     in_place=(("past", "present"),),
     profiles={"S": Profile(1, 8, 16)},
 )
+TABLE = replace(GRAPH, name="embed", data=(DataFile("embed.onnx.data", "02"),), on_host=True)
 MANIFEST = Manifest(
     kind="pixelrefer-lite",
     name="tiny",
@@ -47,7 +48,7 @@ MANIFEST = Manifest(
     opset=24,
     versions={"torch": "2"},
     settings={"patch_budget": 4096, "nested": {"a": [1, 2.5, None]}},
-    graphs={"decoder": GRAPH},
+    graphs={"decoder": GRAPH, "embed": TABLE},
 )
 
 
@@ -100,6 +101,8 @@ def change(folder: Path, spoil: Callable[[dict[str, Any]], Any]) -> None:
         (lambda m: m["graphs"]["decoder"]["inputs"][0].update(shape=[1.5]), "inputs.shape is [1.5]"),
         (lambda m: m["graphs"]["decoder"]["in_place"].append(["past", "z"]), "in_place is ['past', 'z']"),
         (lambda m: m["graphs"]["decoder"]["profiles"]["S"].update(min=9), "profiles.S is"),
+        (lambda m: m["graphs"]["decoder"].update(on_host=1), "graphs.decoder.on_host is 1"),
+        (lambda m: m["graphs"]["decoder"].update(on_host=True, data=[]), "graphs.decoder.data is 0 files"),
     ],
 )
 def test_fault_is_named_with_file_field_and_remedy(

@@ -12,6 +12,7 @@ from pixelrefer_ros.engines import Asked, build_engines
 
 from pixelrefer_ros.model.compiled import open_network
 from pixelrefer_ros.model.crops import global_image
+from pixelrefer_ros.model.embedding import GraphEmbedding, HostEmbedding
 from pixelrefer_ros.runtime import (
     GREEDY,
     AnswerRequest,
@@ -57,14 +58,25 @@ def answer(network, prompt, count=12):
 
 
 @pytest.fixture(scope="module")
-def networks(tmp_path_factory):
-    """The same export on TensorRT (the fake) and on ONNX Runtime."""
+def trt():
+    return FakeTensorRT()
+
+
+@pytest.fixture(scope="module")
+def engines(trt, tmp_path_factory):
+    """The folder of the engines of the small export."""
     _, folder = exported_tiny(tmp_path_factory)
     own = tmp_path_factory.mktemp("engines")
     (own / "any.yaml").write_text(PROFILE)
-    trt = FakeTensorRT()
     build_engines(folder, trt, GPU, Asked(str(own / "any.yaml"), own), say=lambda _: None)
-    backend = TensorRtBackend(own, trt=trt, gpu=GPU, stream=HostStream(trt))
+    return own
+
+
+@pytest.fixture(scope="module")
+def networks(trt, engines, tmp_path_factory):
+    """The same export on TensorRT (the fake) and on ONNX Runtime."""
+    _, folder = exported_tiny(tmp_path_factory)
+    backend = TensorRtBackend(engines, trt=trt, gpu=GPU, stream=HostStream(trt))
     cpu = torch.device("cpu")
     return trt, open_network(folder, backend, cpu), open_network(folder, OnnxRuntimeBackend(threads=1), cpu)
 
@@ -79,7 +91,6 @@ def test_pictures_and_answers_are_those_of_onnx_runtime(networks):
     trt.calls.clear()
     found = answer(mine, prompt)
     # Eleven steps on the same caches: two as they are, the second recorded, the others replayed.
-    # (The embedding of each token is a graph of its own and is not recorded.)
     assert [call[0] for call in trt.calls].count("replay") == 9
     assert found == answer(theirs, prompt)
     assert found[1] is Finish.LENGTH and len(set(found[0])) > 1
@@ -93,6 +104,12 @@ def test_a_second_answer_on_the_same_caches_needs_no_recording(networks):
     longer = theirs.prompt_embeddings([*range(3, 40), 7, 8, 9], [])
     assert answer(mine, longer) == answer(theirs, longer)
     assert "capture" not in [call[0] for call in trt.calls]
+
+
+def test_the_table_of_tokens_takes_no_memory_of_the_gpu(networks, engines):
+    _, mine, theirs = networks
+    assert {path.name.split(".")[0] for path in engines.glob("*.plan")} == {"vision", "objects", "decoder"}
+    assert isinstance(mine.embed, HostEmbedding) and isinstance(theirs.embed, GraphEmbedding)
 
 
 def test_caches_have_the_capacity_of_the_engine(networks):

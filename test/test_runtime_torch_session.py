@@ -19,6 +19,7 @@ from pixelrefer_ros.runtime import (
     StreamingDetokeniser,
     TorchSession,
     decode_together,
+    embedding_of,
 )
 
 torch.set_num_threads(1)
@@ -61,7 +62,7 @@ class Counted(TorchSession):
 def decoder_of(language: Qwen2ForCausalLM, session: TorchSession | None = None) -> GraphDecoder:
     return GraphDecoder(
         session or TorchSession(language),
-        language.model.embed_tokens,
+        embedding_of(language),
         context_length=CONTEXT,
         device=torch.device("cpu"),
     )

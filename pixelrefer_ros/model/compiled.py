@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,16 +13,17 @@ import torch
 from pixelrefer_ros.errors import CheckpointError
 from pixelrefer_ros.model.config import PixelReferConfig, read_config, read_json
 from pixelrefer_ros.model.crops import ObjectCrop
+from pixelrefer_ros.model.embedding import Embedding, GraphEmbedding, HostEmbedding, read_table
 from pixelrefer_ros.model.region_network import ObjectTokens, RegionNetwork
 from pixelrefer_ros.model.vision_config import vision_config
 from pixelrefer_ros.runtime import (
     Backend,
     Decoder,
+    Graph,
     GraphDecoder,
     Manifest,
     Session,
     read_manifest,
-    token_embedding,
     torch_dtype,
 )
 from pixelrefer_ros.runtime.manifest import MANIFEST
@@ -32,13 +33,13 @@ KIND = "pixelrefer-lite"
 
 @dataclass(frozen=True, eq=False)
 class CompiledNetwork(RegionNetwork):
-    """The four graphs of an exported model, open.
+    """The graphs of an exported model, open.
 
     Attributes:
         config: what shapes the computation.
         vision: session of the vision encoder.
         objects: session of the object encoder.
-        embed: session of the token embedding.
+        embed: the token embedding.
         language: the decoder's graph with its caches.
         place: the device that the sessions run on.
     """
@@ -46,7 +47,7 @@ class CompiledNetwork(RegionNetwork):
     config: PixelReferConfig
     vision: Session
     objects: Session
-    embed: Session
+    embed: Embedding
     language: GraphDecoder
     place: torch.device
 
@@ -128,12 +129,7 @@ class CompiledNetwork(RegionNetwork):
     def prompt_embeddings(self, token_ids: Sequence[int], objects: Sequence[ObjectTokens]) -> torch.Tensor:
         """A prompt with its object tokens; see `RegionNetwork.prompt_embeddings`."""
         self.region_places(token_ids, objects)
-        spec = self.embed.graph.input("objects")
-        rows = [tokens.to(self.place, torch_dtype(spec.dtype)) for tokens in objects]
-        if not rows:  # the graph needs a row to leave out
-            rows = [torch.zeros(1, self.config.language.hidden_size, dtype=torch_dtype(spec.dtype))]
-        feeds = {"ids": self._whole_numbers(token_ids), "objects": torch.cat(rows).to(self.place)}
-        return self.embed.run(feeds)["embeddings"]
+        return self.embed.prompt(token_ids, objects)
 
     def logits(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Logits after every position; see `RegionNetwork.logits`."""
@@ -156,9 +152,9 @@ def open_network(folder: Path, backend: Backend, device: torch.device) -> Compil
     """
     manifest = read_manifest(folder)
     config = _read_config(folder, manifest)
-    names = ("vision", "objects", "embed", "decoder")
-    graphs = [manifest.graph(name, folder) for name in names]
-    vision, objects, embed, decoder = (backend.open(folder, graph) for graph in graphs)
+    graphs = [manifest.graph(name, folder) for name in ("vision", "objects", "decoder")]
+    vision, objects, decoder = (backend.open(folder, graph) for graph in graphs)
+    embed = _open_embedding(folder, manifest.graph("embed", folder), backend, config, device)
     return CompiledNetwork(
         config=config,
         vision=vision,
@@ -166,7 +162,7 @@ def open_network(folder: Path, backend: Backend, device: torch.device) -> Compil
         embed=embed,
         language=GraphDecoder(
             decoder,
-            _embedding_of_answers(embed, config),
+            embed.answers,
             context_length=min(_context_length(folder, manifest), _capacity(decoder)),
             device=device,
         ),
@@ -174,17 +170,12 @@ def open_network(folder: Path, backend: Backend, device: torch.device) -> Compil
     )
 
 
-def _embedding_of_answers(embed: Session, config: PixelReferConfig) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What embeds an answer's tokens, as torch does: a ``<REGION>`` that a model writes stands for itself.
-
-    The graph would put an object in its place. Counted from the end of the vocabulary it is another number
-    for the same row of the table: ONNX's Gather takes both.
-    """
-    embedded, region = token_embedding(embed), config.region_token_id
-    if region is None:
-        return embedded
-    from_the_end = region - config.language.vocab_size
-    return lambda ids: embedded(torch.where(ids == region, from_the_end, ids))
+def _open_embedding(
+    folder: Path, graph: Graph, backend: Backend, config: PixelReferConfig, device: torch.device
+) -> Embedding:
+    if graph.on_host and backend.host_tables:
+        return HostEmbedding(read_table(folder, graph, config), config.region_token_id, device)
+    return GraphEmbedding(backend.open(folder, graph), config, device)
 
 
 def _read_config(folder: Path, manifest: Manifest) -> PixelReferConfig:

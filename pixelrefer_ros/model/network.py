@@ -14,7 +14,7 @@ from pixelrefer_ros.model.crops import ObjectCrop
 from pixelrefer_ros.model.object_encoder import ObjectEncoder
 from pixelrefer_ros.model.position import patch_positions
 from pixelrefer_ros.model.region_network import GlobalFeatures, ObjectTokens, RegionNetwork
-from pixelrefer_ros.runtime import Decoder, GraphDecoder, TorchSession
+from pixelrefer_ros.runtime import Decoder, GraphDecoder, TorchSession, embedding_of
 
 __all__ = ["GlobalFeatures", "ObjectTokens", "PixelReferNetwork", "RegionNetwork"]
 
@@ -98,7 +98,7 @@ class PixelReferNetwork(RegionNetwork):
         """The language model with caches of its own."""
         return GraphDecoder(
             TorchSession(self.language),
-            self.language.model.embed_tokens,
+            embedding_of(self.language),
             context_length=self.config.language.max_position_embeddings,
             device=self.device,
         )

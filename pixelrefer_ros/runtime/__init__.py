@@ -15,7 +15,7 @@ from pixelrefer_ros.runtime.decoding import (
     decode_together,
 )
 from pixelrefer_ros.runtime.detokeniser import StreamingDetokeniser
-from pixelrefer_ros.runtime.graph_decoder import GraphDecoder, token_embedding
+from pixelrefer_ros.runtime.graph_decoder import GraphDecoder
 from pixelrefer_ros.runtime.manifest import (
     DataFile,
     Graph,
@@ -31,7 +31,7 @@ from pixelrefer_ros.runtime.manifest import (
 from pixelrefer_ros.runtime.onnxruntime_session import OnnxRuntimeBackend, OnnxRuntimeSession, newest_opset
 from pixelrefer_ros.runtime.sampling import GREEDY, Sampling, TokenChooser
 from pixelrefer_ros.runtime.session import Backend, Session, check_feeds, torch_dtype
-from pixelrefer_ros.runtime.torch_session import TorchSession
+from pixelrefer_ros.runtime.torch_session import TorchSession, embedding_of
 
 __all__ = [
     "BACKENDS",
@@ -61,12 +61,12 @@ __all__ = [
     "choose_backend",
     "decode",
     "decode_together",
+    "embedding_of",
     "file_hash",
     "is_exported",
     "newest_opset",
     "open_backend",
     "read_manifest",
-    "token_embedding",
     "torch_dtype",
     "verify_graph",
     "write_manifest",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pixelrefer_ros.runtime.cache_rows import CacheRows
 from pixelrefer_ros.runtime.decoding import DecodingBatch
-from pixelrefer_ros.runtime.session import Session, torch_dtype
+from pixelrefer_ros.runtime.session import Session
 
 
 class GraphDecoder:
@@ -24,7 +24,7 @@ class GraphDecoder:
     Args:
         decoder: inputs ``embeddings``, ``start``, ``last`` and the caches of every layer; outputs ``logits``
             and the caches, in place.
-        embed: token ids (B,) int64 to their embeddings (B, D); see `token_embedding`.
+        embed: B token ids to their embeddings (B, D), where the session's tensors lie.
         context_length: positions of prompt and answer together, at most.
         device: where the session's tensors lie.
     """
@@ -32,7 +32,7 @@ class GraphDecoder:
     def __init__(
         self,
         decoder: Session,
-        embed: Callable[[torch.Tensor], torch.Tensor],
+        embed: Callable[[Sequence[int]], torch.Tensor],
         *,
         context_length: int,
         device: torch.device,
@@ -76,29 +76,12 @@ class GraphDecoder:
 
     def embedded(self, token_ids: Sequence[int]) -> torch.Tensor:
         """Embeddings (B, D) of tokens: a batch's."""
-        return self._embed(torch.tensor(token_ids, device=self._device))
+        return self._embed(token_ids)
 
     def give_back(self, rows: CacheRows) -> None:
         """Takes over the caches of a batch that is closed."""
         with self._turn:
             self._idle = rows
-
-
-def token_embedding(embed: Session) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What embeds tokens, for `GraphDecoder`: (B,) int64 to (B, D).
-
-    Args:
-        embed: inputs ``ids`` and ``objects``, output ``embeddings``.
-    """
-    spec = embed.graph.input("objects")
-    width = spec.shape[1]
-    assert isinstance(width, int)  # noqa: S101 (the width of a model is fixed)
-
-    def embedded(ids: torch.Tensor) -> torch.Tensor:
-        no_objects = torch.zeros(1, width, dtype=torch_dtype(spec.dtype), device=ids.device)
-        return embed.run({"ids": ids, "objects": no_objects})["embeddings"]
-
-    return embedded
 
 
 class _GraphBatch:

@@ -81,6 +81,8 @@ class Graph:
         outputs: in the order of the graph.
         in_place: (input, output) pairs that share one memory: the run updates the input.
         profiles: the sizes of each symbol of the inputs.
+        on_host: it only looks rows up in one table, which is all that its one file of weights holds: the host
+            can do that, and no engine is built of it.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Graph:
     data: tuple[DataFile, ...] = ()
     in_place: tuple[tuple[str, str], ...] = ()
     profiles: Mapping[str, Profile] = field(default_factory=dict)
+    on_host: bool = False
 
     def input(self, name: str) -> TensorSpec:
         """The input of that name; KeyError if there is none."""
@@ -137,6 +140,10 @@ class Manifest:
                 + EXPORT_AGAIN
             )
         return self.graphs[name]
+
+    def compiled(self) -> list[Graph]:
+        """The graphs that TensorRT has engines of: all but those left to the host."""
+        return [graph for graph in self.graphs.values() if not graph.on_host]
 
 
 def is_exported(folder: Path) -> bool:
@@ -228,6 +235,9 @@ def _graph(name: str, fields: JsonFields) -> Graph:
             raise fields.wrong("in_place", f"{pair!r}; each must be [an input's name, an output's name]")
         pairs.append((pair[0], pair[1]))
     data = [JsonFields(fields.path, fields.name("data"), value) for value in fields.get("data", list, [])]
+    on_host = fields.get("on_host", bool, False)
+    if on_host and len(data) != 1:
+        raise fields.wrong("data", f"{len(data)} files; a graph that is left to the host (on_host) has one")
     return Graph(
         name=name,
         file=fields.file("file"),
@@ -237,6 +247,7 @@ def _graph(name: str, fields: JsonFields) -> Graph:
         data=tuple(DataFile(one.file("file"), one.get("sha256", str)) for one in data),
         in_place=tuple(pairs),
         profiles=_profiles(fields),
+        on_host=on_host,
     )
 
 

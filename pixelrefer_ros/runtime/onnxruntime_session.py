@@ -61,6 +61,7 @@ class OnnxRuntimeBackend:
                 f"device is {device!r}, but the installed onnxruntime has no CUDAExecutionProvider: "
                 "install onnxruntime-gpu, or use device 'cpu'"
             )
+        self.host_tables = self.device.type == "cuda"
 
     def open(self, folder: Path, graph: Graph) -> OnnxRuntimeSession:
         """Opens a graph; see `pixelrefer_ros.runtime.Backend`."""

@@ -44,9 +44,15 @@ class Session(Protocol):
 
 
 class Backend(Protocol):
-    """What opens graphs: ONNX Runtime, TensorRT."""
+    """What opens graphs: ONNX Runtime, TensorRT.
+
+    Attributes:
+        name: as a user gives it.
+        host_tables: what `Graph.on_host` marks is left to the host: it would take memory of a GPU.
+    """
 
     name: str
+    host_tables: bool
 
     def open(self, folder: Path, graph: Graph) -> Session:
         """Opens a graph of an exported folder.

@@ -43,6 +43,7 @@ class TensorRtBackend:
     """
 
     name = "tensorrt"
+    host_tables = True
 
     def __init__(
         self,
@@ -136,7 +137,7 @@ def why_not_tensorrt(
         device: as for `TensorRtBackend`.
     """
     try:
-        graphs = read_manifest(folder).graphs.values()
+        graphs = read_manifest(folder).compiled()
         trt, gpu = import_tensorrt(), current_gpu(device)
         for graph in graphs:
             engine_record(trt, gpu, folder, graph, engines or folder / ENGINES)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -145,6 +145,12 @@ class _HeldCache(Cache):
         keys[self._rows, :, self._places] = key_states.transpose(1, 2)
         values[self._rows, :, self._places] = value_states.transpose(1, 2)
         return keys[:, :, : self._length], values[:, :, : self._length]
+
+
+def embedding_of(language: Qwen2ForCausalLM) -> Callable[[Sequence[int]], torch.Tensor]:
+    """What embeds tokens, for `GraphDecoder`: ids to (B, D), on the model's device."""
+    embed = language.model.embed_tokens
+    return lambda token_ids: embed(torch.tensor(list(token_ids), device=embed.weight.device))
 
 
 def _graph(language: Qwen2ForCausalLM) -> Graph:
