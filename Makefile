@@ -40,7 +40,7 @@ format: setup ## let ruff format and mend what it can
 	@$(ENV) ruff check --fix $(wildcard $(PYTHON_CODE))
 
 test: lint ## lint, then every test; PYTEST_ARGS are passed on
-	@$(ENV) python -m pytest -q -n 2 --dist loadgroup $(PYTEST_ARGS) < /dev/null
+	@$(ENV) python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS) < /dev/null
 
 demo: setup ## a camera, the node and an agent as three processes; results in out/
 	@$(ENV) python demo/run.py

@@ -63,6 +63,8 @@ def has_ros() -> bool:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs ROS where there is none; one process runs a file, and one runs all ROS tests.
 
+    Groups with slow tests go first: what begins last, while the other process has nothing left, is short.
+
     A ROS test that fails is run once more, and the summary says so: discovery and replies between processes
     can be lost on a busy machine (ros2/rmw_fastrtps#842). A rerun is a fault to look into all the same.
     """
@@ -76,6 +78,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(without_ros)
         elif ros:
             item.add_marker(pytest.mark.flaky(reruns=1, reruns_delay=2))
+    slow = {_group(item) for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: _group(item) not in slow)
+
+
+def _group(item: pytest.Item) -> str:
+    mark = item.get_closest_marker("xdist_group")
+    assert mark is not None
+    return str(mark.args[0])
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

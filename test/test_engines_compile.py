@@ -27,6 +27,7 @@ from pixelrefer_ros.engines import (
     unsupported,
 )
 from pixelrefer_ros.engines.profiles.profile import BOUNDED
+from pixelrefer_ros.export import export_tracker
 
 from pixelrefer_ros.errors import BackendError
 from pixelrefer_ros.model_source import SHIPPED_MODEL, SHIPPED_TRACKER
@@ -74,9 +75,9 @@ def language(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tracker(tmp_path_factory):
-    """SAM 2, small, exported in both halves."""
+    """The shipped SAM 2, exported in both halves."""
     folders = tmp_path_factory.mktemp("tracker")
-    (folders / "fp16").symlink_to(exported_tiny_tracker(tmp_path_factory, precision="fp16")[1])
+    export_tracker(shipped(SHIPPED_TRACKER), folders / "fp16", precision="fp16", opset=24)
     engine_graphs.as_bf16(folders / "fp16", folders / "bf16")
     return folders
 
@@ -190,7 +191,7 @@ def test_every_graph_of_the_language_model_builds(language, precision):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("precision", HALVES)
-def test_every_graph_of_the_tracker_builds(tracker, precision):
+def test_every_graph_of_the_shipped_tracker_builds_fused(tracker, precision):
     assert layers_of(build_all(tracker / precision), "ATTENTION_OUTPUT") == TRACKER_ATTENTION
 
 
@@ -230,15 +231,6 @@ def test_every_graph_of_the_shipped_language_model_builds_fused(tmp_path):
     fused = {"vision": seeing, "objects": 2, "embed": 0, "decoder": layers}
     assert layers_of(built, "ATTENTION_OUTPUT") == fused
     assert layers_of(built, "KV_CACHE_UPDATE")["decoder"] == 2 * layers
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_every_graph_of_the_shipped_tracker_builds_fused(tmp_path):
-    from pixelrefer_ros.export import export_tracker
-
-    folder = export_tracker(shipped(SHIPPED_TRACKER), tmp_path, precision="fp16", opset=24)
-    assert layers_of(build_all(folder, targets=ONE), "ATTENTION_OUTPUT") == TRACKER_ATTENTION
 
 
 @pytest.mark.slow

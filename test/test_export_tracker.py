@@ -48,10 +48,9 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def brain(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def brain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """bfloat16, opset 24."""
-    out = tmp_path_factory.mktemp("brain") / "tracker"
-    return export_tracker(checkpoint, out, precision="bf16", opset=24, image_size=64)
+    return exported_tiny_tracker(tmp_path_factory, precision="bf16")[1]
 
 
 @pytest.mark.parametrize("graph", GRAPHS)

@@ -239,6 +239,7 @@ def test_what_variants_share_is_learned_once(tmp_path):
         frame_steps=1,
         side_steps=1,
         infusion_steps=0,  # which each variant learns by itself
+        led_steps=2,
         infusion_scenes=1,
         infusion_batches=2,
         frame_scenes=1,

@@ -26,6 +26,7 @@ from pixelrefer_ros.training.world import COLORS, OFFERED, SHAPES, SURFACES, UNS
 
 SETTINGS = LanguageSettings(
     infusion_steps=2,
+    led_steps=2,
     infusion_scenes=3,
     reading_scenes=(1, 1),
     infusion_batches=3,
@@ -108,7 +109,7 @@ def test_an_encoder_begins_near_to_signs_and_looks_at_its_object(network, batche
         return float(unlike), float(torch.cat([looked_at(encoder, of) for of in seen]).mean())
 
     before, looked_before = measure()
-    begin_infusion(encoder, seen, signs, seed=0)
+    begin_infusion(encoder, seen, signs, seed=0, led_steps=100)
     after, looked_after = measure()
     assert after < 0.8 < before, "of these objects: with 1 every token says the mean"
     assert looked_after > 3 * looked_before

@@ -64,6 +64,7 @@ def train_both(folder, steps: int, minutes: float, number: int) -> None:
         reading_steps=steps,
         reading_scenes=(2, 1),
         infusion_steps=steps,
+        led_steps=2,
         infusion_scenes=2,
         infusion_batches=2,
         steps=(1, 1),
@@ -78,6 +79,7 @@ def train_both(folder, steps: int, minutes: float, number: int) -> None:
     train_language(folder, settings)
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_goes_on_writes_once_and_makes_a_model(tmp_path):
     run_together(2, partial(train_both, tmp_path, 2, 1e-9))
     assert read_progress(tmp_path / TRAINING) == {"stage": "reading", "step": 1, "steps": 2}

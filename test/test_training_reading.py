@@ -47,6 +47,7 @@ SETTINGS = LanguageSettings(
     frame_steps=1,
     side_steps=1,
     infusion_steps=1,
+    led_steps=2,
     infusion_scenes=1,
     infusion_batches=2,
     frame_scenes=1,

@@ -172,6 +172,7 @@ def test_two_stages_leave_a_checkpoint_that_answers(tmp_path):
         frame_steps=1,
         side_steps=1,
         infusion_steps=1,
+        led_steps=2,
         infusion_scenes=1,
         infusion_batches=2,
         frame_scenes=1,

@@ -208,7 +208,13 @@ def _asked(
     first = [(see(network, batch, bf16=settings.bf16), batch) for batch in islice(shown, _BEGUN_WITH)]
     if begins:
         if processes.is_first():
-            begin_infusion(encoder, [seen for seen, _ in first], readings.signs, seed=settings.seed)
+            begin_infusion(
+                encoder,
+                [seen for seen, _ in first],
+                readings.signs,
+                seed=settings.seed,
+                led_steps=settings.led_steps,
+            )
         processes.share(encoder)
     others = ((see(network, batch, bf16=settings.bf16), batch) for batch in shown)
     return [_projected(encoder, *pair) for pair in chain(first, others)]

@@ -22,16 +22,16 @@ from pixelrefer_ros.training.optimizers import optimizers_of, parameter_groups
 from pixelrefer_ros.training.signs import Signs
 
 _LEAST_LOOK = 1e-6  # of an attention of which the logarithm is taken
-_LED, _LED_RATE = 500, 1e-2
-"""Steps, of which the second half gets smaller: a hundred of one size put 80 % of the attention where it
-belongs (validation), four hundred 91 %."""
+_LED_RATE = 1e-2  # of the first half of the steps; then it falls
 _OF_EACH, _BATCHES = 8, 8  # objects of so many batches in such a step
 _RIDGE = 1e-2  # of the mean square of what is regressed on
 _LOUD = 2.0  # what the frame says over what the object's own crop says
 _LINEAR = 0.02  # of random weights that are kept, in the layers that are solved for
 
 
-def begin_infusion(encoder: ObjectEncoder, seen: Sequence[Seen], signs: Signs, *, seed: int) -> None:
+def begin_infusion(
+    encoder: ObjectEncoder, seen: Sequence[Seen], signs: Signs, *, seed: int, led_steps: int
+) -> None:
     """Leads its attention, then solves for its projection.
 
     Args:
@@ -39,9 +39,10 @@ def begin_infusion(encoder: ObjectEncoder, seen: Sequence[Seen], signs: Signs, *
         seen: some thousand objects, in batches.
         signs: what its tokens are to be.
         seed: of which objects are shown when.
+        led_steps: in which its attention learns where to look.
     """
     hand_on(encoder)
-    lead(encoder, seen, seed=seed)
+    lead(encoder, seen, seed=seed, steps=led_steps)
     project(encoder, seen, signs)
 
 
@@ -55,7 +56,7 @@ def hand_on(encoder: ObjectEncoder) -> None:
     encoder.fusion_attention_local.out_proj.bias.zero_()
 
 
-def lead(encoder: ObjectEncoder, seen: Sequence[Seen], *, seed: int, steps: int = _LED) -> None:
+def lead(encoder: ObjectEncoder, seen: Sequence[Seen], *, seed: int, steps: int) -> None:
     """Teaches tokens to look at their object's own patches in the frame, and nothing else."""
     groups = parameter_groups({_LED_RATE: [encoder]}, weight_decay=0.0, hidden=[encoder])
     optimizers = optimizers_of(groups)
