@@ -12,6 +12,7 @@ fails, runs too long, or leaves the machine with too little memory, is ended, an
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -54,7 +55,7 @@ def main() -> int:
     )
     parser.add_argument("--limit", type=float, default=900, help="seconds that one step may take")
     parser.add_argument("--folder", type=Path, help="where everything goes; a temporary folder by default")
-    parser.add_argument("--keep", action="store_true", help="leave the folder")
+    parser.add_argument("--keep", action="store_true", help="leave what it wrote")
     parser.add_argument("--out", type=Path, default=Path("bench/results/real_shape_compile.json"))
     parser.add_argument("--build-only", choices=GRAPHS, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -90,8 +91,11 @@ def main() -> int:
             if not args.keep:
                 shutil.rmtree(folder / f"exported-{precision}", ignore_errors=True)
     finally:
-        if not args.keep:
-            shutil.rmtree(folder)
+        if not args.keep:  # a folder that was given may hold other things
+            for name in ("checkpoint", *(f"exported-{precision}" for precision in args.precision)):
+                shutil.rmtree(folder / name, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(f"written to {args.out}")

@@ -6,6 +6,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,8 +32,7 @@ def exported_tiny(
 
     root = _shared(factory)
     checkpoint, folder = root / f"tiny-{opset}", root / f"tiny-{opset}-{precision}"
-    with (root / "exported.lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with _alone(checkpoint):
         if not checkpoint.is_dir():
             older = opset == 20
             write_tiny_checkpoint(
@@ -40,6 +41,7 @@ def exported_tiny(
             config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
             config["patch_budget"] = PATCH_BUDGET
             (checkpoint / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with _alone(folder):
         if not is_exported(folder):
             export_model(checkpoint, folder, precision=precision, opset=opset)
     return checkpoint, folder
@@ -57,13 +59,21 @@ def exported_tiny_tracker(
     root = _shared(factory)
     checkpoint, folder = root / "tiny-sam2", root / f"tiny-sam2-{opset}-{precision}"
     smaller = {} if precision == "fp32" else {"image_size": 64, "max_objects": 4}
-    with (root / "exported-tracker.lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with _alone(checkpoint):
         if not checkpoint.is_dir():
             write_tiny_sam2(checkpoint, seed=3)
+    with _alone(folder):
         if not is_exported(folder):
             export_tracker(checkpoint, folder, precision=precision, opset=opset, **smaller)
     return checkpoint, folder
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """No other process makes what is at the path; one that is killed leaves the turn to the next."""
+    with path.with_name(f"{path.name}.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
 
 
 def _shared(factory: pytest.TempPathFactory) -> Path:

@@ -28,6 +28,11 @@ def batches(tmp_path_factory):
     return ReadingBatches(folder, config, seed=4, scenes=(6, 3))
 
 
+@pytest.fixture(scope="module")
+def many(batches) -> list[Asked]:
+    return [batches[number] for number in range(20)]
+
+
 def seen(batch: Asked, signs: Signs, noise: float) -> Asked:
     """As if pictures had been seen: what is true, linearly, and of each view some noise."""
     with torch.no_grad():
@@ -42,10 +47,10 @@ def drawn(batch: Asked) -> Asked:
     return bank.draw(np.random.default_rng(0), 2000)
 
 
-def test_what_is_imagined_says_the_facts_and_is_as_noisy_as_what_was_seen(batches):
+def test_what_is_imagined_says_the_facts_and_is_as_noisy_as_what_was_seen(batches, many):
     torch.manual_seed(0)
     signs = Signs(WIDTH, TOKENS)
-    imagination = Imagination([seen(batches[number], signs, 0.5) for number in range(20)])
+    imagination = Imagination([seen(batch, signs, 0.5) for batch in many])
     asked = drawn(batches[100])
     imagined = imagination(asked, np.random.default_rng(0))
     with torch.no_grad():
@@ -66,12 +71,12 @@ def runs_of(batch: Asked) -> list[tuple[int, int, bool]]:
     return [(int(a), int(b), bool(batch.times[a:b].any())) for a, b in zip(starts, ends, strict=True)]
 
 
-def test_what_remains_of_a_video_stays_together(batches):
+def test_what_remains_of_a_video_stays_together(batches, many):
     torch.manual_seed(0)
     signs = Signs(WIDTH, TOKENS)
     watched = []
-    for number in range(20):
-        batch = seen(batches[number], signs, 0.0)
+    for questions in many:
+        batch = seen(questions, signs, 0.0)
         for first, last, filmed in runs_of(batch):  # of every video something of its own
             if filmed:
                 batch.fused[sorted(set(batch.views[first:last]))] += torch.randn(WIDTH).half()
