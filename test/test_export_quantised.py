@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What int8 and int4 leave as it is, for its inner size is no multiple of a block, is told."""
+"""``pixelrefer export`` names what it writes, and what int8 and int4 leave as it is."""
 
 from __future__ import annotations
 
@@ -45,18 +45,24 @@ def test_weights_that_were_and_were_not_quantised_are_counted(bits: int) -> None
 
 @pytest.mark.skipif(newest_opset() < 24, reason="this onnxruntime has no opset 24")
 @pytest.mark.timeout(600)  # an export, on a busy machine
-def test_export_prints_and_records_how_much_it_quantised(
+def test_export_names_its_graphs_and_says_how_much_it_quantised(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of a width of 48 only the inner size of ``down_proj``, 96, is a multiple of 32."""
-    sizes = {"vision_layers": 1, "language_layers": 1, "language_width": 48, "context_length": 64}
+    sizes = {"vision_layers": 1, "language_layers": 1, "language_width": 48, "mask_num": 4}
     checkpoint = write_tiny_checkpoint(tmp_path / "small", **sizes)
     out = tmp_path / "out"
-    assert main(["export", str(checkpoint), "--out", str(out), "--precision", "int8", "--opset", "24"]) == 0
-    printed = capsys.readouterr().out
+    assert main(["export", str(checkpoint), "--out", str(out), "--precision", "int8", "--context", "64"]) == 0
+    printed, warned = capsys.readouterr()
+    assert "opset 24" in printed and warned == ""
+    for name in ("vision", "objects", "embed", "decoder"):
+        assert f"{name}.onnx" in printed
+    manifest = read_manifest(out)
+    assert (manifest.name, manifest.opset, manifest.settings["context_length"]) == ("small", 24, 64)
+    assert {"config.json", "manifest.json", "tokenizer.json"} <= {path.name for path in out.iterdir()}
     model = onnx.load(out / "decoder.onnx")
     restored = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
-    quantised = read_manifest(out).settings["quantised"]
+    quantised = manifest.settings["quantised"]
     assert (len(restored), quantised["kernels"], quantised["of_kernels"]) == (1, 1, 8)
     of_all = 96 * 48 / (2 * 48 * 48 + 2 * 48 * 24 + 3 * 48 * 96 + 48 * _vocabulary(out))
     assert quantised["share"] == pytest.approx(of_all)
