@@ -53,7 +53,7 @@ class GraphEmbedding:
         if not rows:  # the graph needs a row to leave out
             width = self.config.language.hidden_size
             rows = [torch.zeros(1, width, dtype=dtype, device=self.place)]
-        ids = torch.tensor(list(token_ids), device=self.place)
+        ids = torch.tensor(list(token_ids), dtype=torch.long, device=self.place)
         return self.session.run({"ids": ids, "objects": torch.cat(rows)})["embeddings"]
 
     def answers(self, token_ids: Sequence[int]) -> torch.Tensor:
@@ -94,7 +94,8 @@ class HostEmbedding:
 
     def answers(self, token_ids: Sequence[int]) -> torch.Tensor:
         """See `Embedding`."""
-        return self.table.index_select(0, torch.tensor(list(token_ids))).to(self.place)
+        ids = torch.tensor(list(token_ids), dtype=torch.long)
+        return self.table.index_select(0, ids).to(self.place)
 
 
 def read_table(folder: Path, graph: Graph, config: PixelReferConfig) -> torch.Tensor:
