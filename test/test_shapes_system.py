@@ -47,11 +47,10 @@ def test_nine_of_ten_answers_about_streamed_scenes_are_right(tmp_path):
     right = asked = 0
     for seed in SEEDS:
         # Slower than the demo: tests run beside other work, and a moment missed is a question not asked.
-        answers, printed = run_demo(tmp_path / str(seed), "--seed", str(seed), "--pace", "0.35")
+        answers, printed = run_demo(tmp_path / str(seed), "--seed", str(seed), "--pace", "0.25")
         counted = [answer["right"] for answer in answers if answer["right"] is not None]
         assert len(counted) >= 10, printed
-        # Where nine of ten are right, 7 or fewer of twelve are in one scene of 230, 8 or fewer in one of 39.
-        assert sum(counted) >= 0.65 * len(counted), f"about no scene it knows little:\n{printed}"
+        assert sum(counted) >= 0.7 * len(counted), f"about no scene it knows little:\n{printed}"
         right, asked = right + sum(counted), asked + len(counted)
         rows = {KINDS[answer["kind"]].row for answer in answers if answer["right"]}
         # What changed in time cannot be known without having tracked the object through it.

@@ -134,20 +134,20 @@ def resident_mib() -> float:
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_memory_stays_flat_over_1000_frames(capsys: pytest.CaptureFixture[str]) -> None:
+def test_memory_stays_flat_over_2000_frames(capsys: pytest.CaptureFixture[str]) -> None:
     tracker = StreamTracker(tiny_sam2(image_size=64))
     frames = moving_frames(20)
     tracker.prompt(frames[0], [Region(box=Box(20 + 30 * i, 20, 40, 40), object_id=i + 1) for i in range(2)])
     resident, slots = {}, set()
-    for index in range(1000):
+    for index in range(2000):
         tracker.track(replace(frames[index % 20], stamp_ns=(index + 1) * 100_000_000))
         slots.add(tracker.memory_nbytes)
         if index % 100 == 99:
             resident[index + 1] = resident_mib()
-    growth = resident[1000] - resident[200]
+    growth = resident[2000] - resident[200]
     with capsys.disabled():
-        print(f"\n1000 frames, 2 objects: {resident[1000]:.0f} MiB, {growth:+.1f} MiB in the last 800")
+        print(f"\n2000 frames, 2 objects: {resident[2000]:.0f} MiB, {growth:+.1f} MiB in the last 1800")
     assert len(slots) == 1
     # What the allocator only keeps, 15 MiB once, is given back before; one mask of an object kept per frame
-    # would be 13 MiB.
+    # would be 30 MiB.
     assert growth < 8

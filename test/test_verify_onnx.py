@@ -17,6 +17,7 @@ from exported_models import exported_tiny
 from test_verify import own_numbers
 
 from pixelrefer_ros.cli import main
+from pixelrefer_ros.model import write_tiny_checkpoint
 from pixelrefer_ros.offline.verify import TOLERANCES, verify_folder
 from pixelrefer_ros.offline.verify_report import ROUNDING, WHOLE_MODEL, Comparison, Precision
 from pixelrefer_ros.runtime import file_hash, newest_opset, read_manifest
@@ -152,6 +153,20 @@ def test_crop_beyond_the_exported_budget_is_refused_with_the_remedy(
     np.savez(folder / "expected.npz", **arrays)
     assert main(["verify", str(folder)]) == 2
     assert "--patch-budget 10000" in capsys.readouterr().err
+
+
+def test_export_writes_a_folder_and_names_its_graphs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = write_tiny_checkpoint(tmp_path / "small", vision_layers=1, language_layers=1, mask_num=4)
+    out = tmp_path / "out"
+    assert main(["export", str(checkpoint), "--out", str(out), "--opset", "20", "--context", "64"]) == 0
+    printed = capsys.readouterr().out
+    for name in ("vision", "objects", "embed", "decoder"):
+        assert f"{name}.onnx" in printed
+    manifest = read_manifest(out)
+    assert (manifest.name, manifest.opset, manifest.settings["context_length"]) == ("small", 20, 64)
+    assert {"config.json", "manifest.json", "tokenizer.json"} <= {path.name for path in out.iterdir()}
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ class HostEmbedding:
     """Rows are looked up in the host's memory, and only they go to the device.
 
     On a GPU the table would lie twice, here and as the head of the decoder (0.47 GB at 2B). The host knows
-    the tokens before the GPU does, so the lookup costs no more than handing them over.
+    the tokens before the GPU does.
 
     Attributes:
         table: (V, D), on the CPU.
