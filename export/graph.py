@@ -91,6 +91,8 @@ def export_graph(plan: GraphPlan, folder: Path, *, opset: int) -> Graph:
         named = kinds.index(inspect.Parameter.VAR_POSITIONAL)
         dynamic = [*dynamic[:named], tuple(dynamic[named:])]
     with _quiet():
+        # Not strict, which older torch is by itself: that would read the bytecode of transformers' modules
+        # where running them traces all there is.
         program = torch.export.export(
             plan.module.eval(), tuple(plan.inputs.values()), dynamic_shapes=tuple(dynamic), strict=False
         )

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,9 @@ from exported_models import exported_tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pixelrefer_ros.engines import unsupported
-from pixelrefer_ros.export import GraphPlan, check_choices, export_graph
+from pixelrefer_ros.export import export_graph
 from pixelrefer_ros.export.language import plan_graphs, with_fixed_context
 
-from pixelrefer_ros.errors import ParameterError, PixelReferError
 from pixelrefer_ros.model import (
     ObjectCrop,
     PixelReferLite,
@@ -31,7 +30,6 @@ from pixelrefer_ros.runtime import (
     GraphDecoder,
     Manifest,
     OnnxRuntimeBackend,
-    Profile,
     newest_opset,
     read_manifest,
     verify_graph,
@@ -300,40 +298,3 @@ def test_fixed_context_has_caches_of_one_size(pair: Pair, tmp_path: Path) -> Non
     decoder = GraphDecoder(session, pair.compiled.embed.answers, context_length=40, device=CPU)
     prompt = torch.randn(30, 128)
     np.testing.assert_allclose(decoder.batch().add(prompt), pair.torch.logits(prompt)[-1], rtol=0, atol=1e-4)
-
-
-def test_large_weights_lie_in_a_file_of_their_own(
-    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pixelrefer_ros.export.graph.LARGEST_FILE", 1000)
-    _, _, plan, _ = plan_graphs(pair.torch, opset=pair.manifest.opset, context_length=40, patch_budget=600)
-    graph = export_graph(replace(plan, on_host=False), tmp_path, opset=pair.manifest.opset)
-    assert [data.file for data in graph.data] == ["embed.onnx.data"]
-    assert (tmp_path / "embed.onnx").stat().st_size < 8000
-    session = OnnxRuntimeBackend(threads=1).open(tmp_path, graph)
-    feeds = {"ids": torch.tensor([3, 4]), "objects": torch.zeros(1, 128)}
-    assert torch.equal(session.run(feeds)["embeddings"], pair.torch.prompt_embeddings([3, 4], []))
-
-
-@pytest.mark.parametrize(
-    ("precision", "opset", "message"),
-    [("fp8", 24, "precision is 'fp8'"), ("fp32", 21, "opset is 21"), ("int4", 20, "int4 needs opset 24")],
-)
-def test_choices_that_cannot_be_exported_are_refused(precision: str, opset: int, message: str) -> None:
-    with pytest.raises(ParameterError, match=message):
-        check_choices(precision, opset)
-
-
-class Found(torch.nn.Module):
-    """Its output has a size that no input has."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.nonzero()
-
-
-def test_output_of_a_size_that_no_input_has_is_refused(tmp_path: Path) -> None:
-    plan = GraphPlan(
-        "found", Found(), {"x": torch.ones(3)}, {"x": {0: "N"}}, ["places"], {"N": Profile(1, 2, 8)}
-    )
-    with pytest.raises(PixelReferError, match=r"graph found: output places has shape .*\(N\)"):
-        export_graph(plan, tmp_path, opset=20)

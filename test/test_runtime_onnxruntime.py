@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 from exported_models import exported_tiny, exported_tiny_tracker
@@ -182,6 +183,12 @@ def test_checkpoint_is_refused_by_onnx_runtime_with_the_remedy(
     checkpoint, _ = exported_tiny(tmp_path_factory, opset=20)
     with pytest.raises(ParameterError, match="pixelrefer export"):
         PixelReferLite.from_pretrained(checkpoint, backend="onnxruntime")
+
+
+def test_tables_are_left_to_the_host_on_a_gpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not OnnxRuntimeBackend("cpu").host_tables
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    assert OnnxRuntimeBackend("cuda").host_tables
 
 
 def test_bfloat16_is_refused_on_the_cpu_with_the_remedy(folder: Path) -> None:
