@@ -150,6 +150,9 @@ def _plan(
     """The plan, and what TensorRT said of it; `before` is a build that failed, for this one's message."""
     config = network.builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb << 20)
+    # It is on by itself, and products of float32 would have 10 bits: also in a graph of half precision, whose
+    # parts in float32 were left so because they need it.
+    config.clear_flag(trt.BuilderFlag.TF32)
     for sizes in (prompt_sizes(graph, profiles), step_sizes(graph, profiles)):
         if sizes is not None:
             _add_profile(network, graph, sizes, config)

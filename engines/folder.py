@@ -65,7 +65,8 @@ def build_engines(
 
     Raises:
         CheckpointError: the folder is no exported one, or its files are not those of its manifest.
-        ParameterError: the profile, a graph's name, or the precision for this profile is wrong.
+        ParameterError: the profile, or the precision for this profile, is wrong; or a graph is asked for that
+            is left to the host.
         BackendError: TensorRT is too old for the folder, or cannot read or build a graph; or the engines
             cannot be written.
     """
@@ -74,7 +75,7 @@ def build_engines(
     profile = choose_profile(asked.profile, gpu)
     check_opset(trt, manifest.opset, str(folder))
     _check_precision(folder, manifest, profile)
-    graphs = [manifest.graph(name, folder) for name in asked.graphs] or manifest.compiled()
+    graphs = [_asked(manifest, name, folder) for name in asked.graphs] or manifest.compiled()
     store = EngineStore(asked.engines or folder / ENGINES, say, stopped)
     options = BuildOptions(
         workspace_mb=profile.workspace_mb,
@@ -101,6 +102,17 @@ def build_engines(
                 again=asked.again,
             )
         ]
+
+
+def _asked(manifest: Manifest, name: str, folder: Path) -> Graph:
+    graph = manifest.graph(name, folder)
+    if graph.on_host:
+        compiled = ", ".join(one.name for one in manifest.compiled())
+        raise ParameterError(
+            f"graph {name} of {folder} only looks up a table, which the host does: an engine of it would "
+            f"never be opened; build {compiled}, or give no graph for all"
+        )
+    return graph
 
 
 def _builder(

@@ -100,6 +100,7 @@ class FakeTensorRT(ModuleType):
         self.TensorIOMode, self.TensorLocation = TensorIOMode, TensorLocation
         self.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
         self.MemoryPoolType = SimpleNamespace(WORKSPACE="WORKSPACE")
+        self.BuilderFlag = SimpleNamespace(TF32="TF32")
         self.IAttentionOutputLayer = _AttentionLayer
 
     @property
@@ -237,6 +238,9 @@ class _Config:
         self.profiles: list[dict[str, Any]] = []
         self.progress_monitor: Any = None
         self._cache: _TimingCache | None = None
+
+    def clear_flag(self, flag: str) -> None:
+        self._trt.calls.append(("cleared", flag))
 
     def set_memory_pool_limit(self, pool: str, size: int) -> None:
         self._trt.calls.append(("workspace", size))

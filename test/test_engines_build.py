@@ -100,6 +100,11 @@ def test_engines_have_the_sizes_of_the_graph_and_decoders_a_profile_for_steps(fo
     assert calls(trt, "workspace")[0] == ("workspace", 32 << 20)
 
 
+def test_float32_is_computed_as_float32(folder, trt, asked):
+    build(folder, trt, asked)
+    assert len(calls(trt, "build")) == 2 and calls(trt, "cleared") == [("cleared", "TF32")] * 2
+
+
 def test_what_is_up_to_date_is_left_alone_and_timings_are_used_again(folder, trt, asked):
     build(folder, trt, asked)
     built, lines = build(folder, trt, asked)
@@ -191,6 +196,16 @@ def test_a_precision_the_profile_does_not_take_is_refused(folder, trt):
 def test_an_unknown_graph_is_told_which_there_are(folder, trt, asked):
     with pytest.raises(CheckpointError, match=r"'encoder' \(it has decoder, vision\)"):
         build(folder, trt, Asked(asked.profile, graphs=["encoder"]))
+
+
+def test_a_graph_that_is_left_to_the_host_is_not_built_and_not_to_be_asked_for(folder, trt, asked):
+    manifest = read_manifest(folder)
+    table = replace(manifest.graphs["vision"], on_host=True)
+    write_manifest(folder, replace(manifest, graphs={**manifest.graphs, "vision": table}))
+    with pytest.raises(ParameterError, match=r"graph vision of .* the host does.* build decoder, or give"):
+        build(folder, trt, Asked(asked.profile, graphs=["decoder", "vision"]))
+    assert calls(trt, "build") == []
+    assert build(folder, trt, asked)[0] == ["decoder"]
 
 
 @pytest.mark.parametrize("file", ["vision.onnx", "vision.data"])

@@ -7,6 +7,7 @@ import dataclasses
 import shutil
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnxruntime
@@ -189,6 +190,23 @@ def test_tables_are_left_to_the_host_on_a_gpu_only(monkeypatch: pytest.MonkeyPat
     assert not OnnxRuntimeBackend("cpu").host_tables
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     assert OnnxRuntimeBackend("cuda").host_tables
+
+
+def test_float32_is_multiplied_as_such_on_the_gpu_that_was_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def no_gpu_here(*_: object, providers: Sequence[object]) -> None:
+        asked.extend(providers)
+        raise RuntimeError("no CUDA-capable device is detected")
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", no_gpu_here)
+    with pytest.raises(BackendError, match="no CUDA-capable device"):
+        OnnxRuntimeBackend("cuda:1").open(folder, read_manifest(folder).graphs["embed"])
+    of_gpu = ("CUDAExecutionProvider", {"device_id": "1", "use_tf32": "0"})
+    assert asked == [of_gpu, "CPUExecutionProvider"]
 
 
 def test_bfloat16_is_refused_on_the_cpu_with_the_remedy(folder: Path) -> None:

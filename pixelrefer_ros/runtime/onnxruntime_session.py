@@ -103,7 +103,9 @@ class OnnxRuntimeSession:
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", _INT8_DOT_PRODUCTS)
         providers: list[Any] = ["CPUExecutionProvider"]
         if device.type == "cuda":
-            providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
+            # float32 is meant where it is written: by itself the provider multiplies it with 10 bits (TF32).
+            on_gpu = {"device_id": str(device.index or 0), "use_tf32": "0"}
+            providers.insert(0, ("CUDAExecutionProvider", on_gpu))
         try:
             self._session = runtime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # ONNX Runtime raises a class per status code, with no common base

@@ -35,7 +35,7 @@ DTYPE_NAMES = {
 """TensorRT's names of element types to those of a manifest."""
 
 FORMAT = 2
-BUILDER = 2
+BUILDER = 3
 """To be raised when ``engines/`` makes another engine of the same graph: those of before are built again."""
 _PLAN = re.compile(r"[A-Za-z0-9_][\w.-]*\.plan")
 
