@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import importlib.util
 import os
 import re
@@ -27,6 +28,10 @@ PACKAGE = ROOT / "pixelrefer_ros"
 ROOMS_BESIDE = ("export", "engines")
 """Rooms that lie beside the package and are installed into it."""
 SOURCES = sorted(path for room in (PACKAGE.name, *ROOMS_BESIDE) for path in (ROOT / room).rglob("*.py"))
+CORE = ("core.txt", "networks.txt", "compiled.txt")
+"""The files of requirements/ that pip's dependencies of the package are pinned in."""
+APT_NUMPY = "1.26.4"
+"""Ubuntu 24.04's, which an apt ROS 2 Jazzy is built for."""
 NO_ROS = {"rclpy", "launch", "launch_ros", "ament_index_python", "sensor_msgs", "std_msgs", "geometry_msgs"}
 # What each room may import of the others. types, errors and parameters hold no behaviour: everybody may.
 ROOM_IMPORTS = {
@@ -130,10 +135,23 @@ def test_every_requirement_is_pinned_and_pip_gets_all_of_the_core() -> None:
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     listed = re.search(r"^dependencies = \[(.*?)^\]", project, re.MULTILINE | re.DOTALL)
     assert listed is not None
-    assert {name.lower() for name in re.findall(r'"([\w-]+)>=', listed[1])} == {
-        *pinned["core.txt"],
-        *pinned["networks.txt"],
-    }
+    core = {name for file in CORE for name in pinned[file]}
+    assert {name.lower() for name in re.findall(r'"([\w-]+)>=', listed[1])} == core
+
+
+def test_a_robot_gets_all_of_the_core_but_what_apt_has_and_nothing_pinned_refuses_its_numpy() -> None:
+    robot = (ROOT / "requirements/robot.txt").read_text(encoding="utf-8")
+    included = set(re.findall(r"^-r (.*)$", robot, re.MULTILINE))
+    assert included == {*CORE} - {"core.txt"} and "\nnumpy<2" in robot
+    assert set(pins("core.txt")) == {"numpy", "opencv-python-headless", "pyyaml"}
+    ours = {name for file in (*CORE, "constraints.txt") for name in pins(file)}
+    refusing = set()
+    for distribution in importlib.metadata.distributions():
+        asked = [Requirement(line) for line in distribution.requires or ()]
+        plain = [one for one in asked if one.marker is None or one.marker.evaluate({"extra": ""})]
+        if any(one.name == "numpy" and not one.specifier.contains(APT_NUMPY) for one in plain):
+            refusing.add(distribution.name.lower())
+    assert refusing & ours <= {"opencv-python-headless"}  # which a robot has from apt
 
 
 def requirements(lines: list[str], python: str) -> dict[str, Requirement]:
@@ -149,9 +167,7 @@ def test_pip_can_take_for_each_python_what_is_pinned_for_it(python: str) -> None
     listed = re.search(r"^dependencies = \[(.*?)^\]", project, re.MULTILINE | re.DOTALL)
     assert listed is not None
     asked = requirements(re.findall(r'^ *"([^"]+)"', listed[1], re.MULTILINE), python)
-    texts = [
-        (ROOT / "requirements" / name).read_text(encoding="utf-8") for name in ("core.txt", "networks.txt")
-    ]
+    texts = [(ROOT / "requirements" / name).read_text(encoding="utf-8") for name in CORE]
     lines = [line.split(" #")[0] for text in texts for line in text.splitlines()]
     pinned = requirements([line for line in lines if line and line[0] not in "#-"], python)
     assert set(asked) == set(pinned)
@@ -209,6 +225,27 @@ def test_what_a_machine_lacks_is_one_line(tmp_path: Path, present: list[str], sa
     )
     assert check.returncode == 1
     assert len(check.stderr.splitlines()) == 1 and said in check.stderr
+
+
+def test_what_an_apt_ros_lacks_is_told_with_its_packages(tmp_path: Path) -> None:
+    for name in ("bash", "uname", "dirname", "c++", "make"):
+        (tmp_path / name).symlink_to(shutil.which(name) or "")
+    # A Python without OpenCV, whatever the one of this machine has.
+    programs = {"ros2": "exit 0", "python3": f'exec {sys.executable} -I -S "$@"'}
+    for name, line in programs.items():
+        (tmp_path / name).write_text(f"#!{tmp_path}/bash\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": str(tmp_path), "ROS_DISTRO": "jazzy", "AMENT_PREFIX_PATH": "/opt/ros/jazzy"}
+    check = subprocess.run(
+        [str(tmp_path / "bash"), "tools/check_machine.sh", "python3"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert check.returncode == 1
+    colcon, opencv = check.stderr.splitlines()
+    assert "apt install python3-colcon-common-extensions" in colcon and "rosdep install" in opencv
 
 
 def test_the_launch_parameter_file_holds_the_defaults_of_the_schema() -> None:

@@ -29,7 +29,7 @@ echo "setup: building the messages (half a minute; details in .colcon/build.log)
 if ! colcon --log-base .colcon/log build --base-paths . --build-base .colcon/build --install-base .colcon/install \
   --merge-install --symlink-install --event-handlers console_direct+ --cmake-args "${cmake_args[@]}" \
   > .colcon/build.log 2>&1 < /dev/null; then
-  grep -iE -A8 'error|failed' .colcon/build.log | head -n 30 >&2
+  { grep -iE -A8 'error|failed' .colcon/build.log || tail -n 15 .colcon/build.log; } | head -n 30 >&2
   echo "setup: colcon failed; everything it said is in .colcon/build.log" >&2
   exit 1
 fi

@@ -25,13 +25,15 @@ fi
 if ! command -v make > /dev/null && ! command -v gmake > /dev/null; then
   lack "make is missing: install it (Debian, Ubuntu: apt install make)"
 fi
-case "$(uname -s)-$(uname -m)" in
-  Linux-x86_64) ;;
-  *)
-    . "$(dirname "$0")/which_ros.sh"
-    if [ "$PIXELREFER_ROS" = wheels ]; then
-      lack "ROS wheels exist only for x86-64 Linux, this is $(uname -s) $(uname -m): install ROS 2 Jazzy with apt and source it"
-    fi
-    ;;
-esac
+. "$(dirname "$0")/which_ros.sh"
+if [ "$PIXELREFER_ROS" = apt ]; then # its core brings neither
+  if ! command -v colcon > /dev/null; then
+    lack "colcon is missing: install it (apt install python3-colcon-common-extensions)"
+  fi
+  if ! "$python" -c 'import cv2' 2> /dev/null; then
+    lack "$python has no OpenCV: install what package.xml names (rosdep install --from-paths . -y --ignore-src)"
+  fi
+elif [ "$(uname -s)-$(uname -m)" != Linux-x86_64 ]; then
+  lack "ROS wheels exist only for x86-64 Linux, this is $(uname -s) $(uname -m): install ROS 2 Jazzy with apt and source it"
+fi
 exit $lacks

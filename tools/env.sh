@@ -21,6 +21,7 @@ if [ "$PIXELREFER_ROS" = wheels ]; then
   _prepend AMENT_PREFIX_PATH "$_root/.venv"
   _prepend LD_LIBRARY_PATH "$_root/.venv/lib"
 fi
+_prepend PATH "$_prefix/lib/pixelrefer_ros"
 _prepend PATH "$_root/.venv/bin"
 _prepend AMENT_PREFIX_PATH "$_prefix"
 _prepend LD_LIBRARY_PATH "$_prefix/lib"
