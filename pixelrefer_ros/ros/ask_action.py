@@ -67,7 +67,8 @@ class AskAction:
 
     def cancel_abandoned(self) -> None:
         """Cancel every goal when there was no client for two calls in a row; call it once a second."""
-        feedback = self._node.resolve_topic_name("~/ask") + "/_action/feedback"
+        # Its own full name: ROS remaps each topic of an action by itself, and the action's name not at all.
+        feedback = self._node.resolve_topic_name("~/ask/_action/feedback")
         abandoned = bool(self._running) and self._node.count_subscribers(feedback) == 0
         self._checks_without_client = self._checks_without_client + 1 if abandoned else 0
         if self._checks_without_client >= 2:
