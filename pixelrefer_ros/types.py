@@ -24,6 +24,8 @@ REGION_TAG = "<region>"
 """Where the text of a question speaks of an object."""
 MAX_POINTS = 64
 """Of one region: the bound of ``Region.points`` in the message."""
+MAX_OBJECTS_PER_QUESTION = 16
+"""The bound of ``Question.object_ids`` in the message."""
 
 
 class TrackState(IntEnum):

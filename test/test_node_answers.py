@@ -161,8 +161,9 @@ def test_questions_are_answered_in_the_order_asked(client, peer, object_id):
         ("", None, AnswerStatus.BAD_QUESTION),
         ("<region> or <region>?", None, AnswerStatus.BAD_QUESTION),
         ("What?", [], AnswerStatus.BAD_QUESTION),
+        ("What?", range(17), AnswerStatus.BAD_QUESTION),
     ],
-    ids=["unknown object", "too long", "empty", "too many <region>", "no object"],
+    ids=["unknown object", "too long", "empty", "too many <region>", "no object", "17 objects"],
 )
 def test_refused_question_says_why_and_the_next_good_one_is_answered(client, object_id, text, ids, status):
     refusal = client.ask(text, [object_id] if ids is None else ids)

@@ -102,6 +102,47 @@ def test_mask_region_survives(mask):
     assert back.box is None and back.points is None
 
 
+@pytest.mark.parametrize(
+    ("box", "cut"),
+    [(Box(-3, 10, 50, 40), Box(0, 10, 47, 40)), (Box(5, -1, 9, 2), Box(5, 0, 9, 1))],
+    ids=["left", "upper"],
+)
+def test_box_over_an_edge_is_cut_there(box, cut):
+    assert conversions.to_region(over_the_wire(conversions.region_to_msg(Region(box=box)))).box == cut
+
+
+@pytest.mark.parametrize(
+    ("region", "told"),
+    [
+        (Region(box=Box(-50, 10, 50, 40)), "x=-50 y=10 width=50 height=40 lies outside"),
+        (Region(box=Box(10, -9, 50, 9)), "outside"),
+        (Region(box=Box(10, 10, -5, 5)), "0 or more"),
+        (Region(box=Box(1, 1, 5, 5), object_id=-1), "0 or more"),
+        (Region(points=np.ones((65, 2), np.float32), point_labels=np.ones(65, np.int32)), "64 points"),
+        (Region(points=np.ones((1, 2), np.float32), point_labels=np.array([300])), "numbers"),
+    ],
+    ids=["left of it", "above it", "negative width", "negative id", "65 points", "label 300"],
+)
+def test_region_no_message_can_hold_is_an_empty_region_that_says_why(region, told):
+    with pytest.raises(EmptyRegion, match=told):
+        conversions.region_to_msg(region)
+
+
+@pytest.mark.parametrize(
+    ("question", "told"),
+    [
+        (Question("What?", tuple(range(17))), "16 objects"),
+        (Question("What?", (-1,)), "0 or more"),
+        (Question("What?", (1,), frames=-1), "0 or more"),
+        (Question("What\ud800?", (1,)), "UTF-8"),
+    ],
+    ids=["17 objects", "negative id", "negative frames", "a lone surrogate"],
+)
+def test_question_no_message_can_hold_is_a_bad_question_that_says_why(question, told):
+    with pytest.raises(BadQuestion, match=told):
+        conversions.question_to_msg(question)
+
+
 def test_empty_region_message_is_a_region_of_nothing():
     region = conversions.to_region(msg.Region())
     assert region.box is None and region.points is None and region.mask is None

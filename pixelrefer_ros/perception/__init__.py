@@ -7,16 +7,11 @@
 from pixelrefer_ros.perception.core import Perception
 from pixelrefer_ros.perception.live import LivePerception
 from pixelrefer_ros.perception.looking import RegionLanguage
-from pixelrefer_ros.perception.settings import (
-    MAX_ANSWER_TOKENS,
-    MAX_OBJECTS_PER_QUESTION,
-    PerceptionSettings,
-)
+from pixelrefer_ros.perception.settings import MAX_ANSWER_TOKENS, PerceptionSettings
 from pixelrefer_ros.perception.ticket import Ticket
 
 __all__ = [
     "MAX_ANSWER_TOKENS",
-    "MAX_OBJECTS_PER_QUESTION",
     "LivePerception",
     "Perception",
     "PerceptionSettings",

@@ -14,12 +14,15 @@ from pixelrefer_ros.perception.memory import (
     RememberedMask,
     spread,
 )
-from pixelrefer_ros.perception.settings import (
-    MAX_ANSWER_TOKENS,
+from pixelrefer_ros.perception.settings import MAX_ANSWER_TOKENS, PerceptionSettings
+from pixelrefer_ros.types import (
     MAX_OBJECTS_PER_QUESTION,
-    PerceptionSettings,
+    NANOSECONDS,
+    REGION_TAG,
+    Mask,
+    Question,
+    RgbImage,
 )
-from pixelrefer_ros.types import NANOSECONDS, REGION_TAG, Mask, Question, RgbImage
 
 if TYPE_CHECKING:
     from pixelrefer_ros.model import (

@@ -9,8 +9,6 @@ from pixelrefer_ros.errors import ParameterError
 
 MAX_ANSWER_TOKENS = 1024
 """No question may ask for a longer answer, in tokens."""
-MAX_OBJECTS_PER_QUESTION = 16
-"""The bound of ``Question.object_ids`` in the message."""
 MAX_WAITING_REGIONS = 64
 """Regions that may wait for the tracker; more than a person or an agent can send between two frames."""
 

@@ -214,10 +214,15 @@ class PixelReferClient:
         self, question: Question, *, on_text: Callable[[str, int], None] | None = None
     ) -> PendingAnswer:
         """Ask without waiting; a question without an id is given one."""
-        message = conversions.question_to_msg(question)
-        named_here = not message.id
-        message.id = message.id or uuid.uuid4().hex
-        pending = PendingAnswer(conversions.to_question(message), self._cancel_goal)
+        try:
+            message = conversions.question_to_msg(question)
+            named_here = not message.id
+            message.id = message.id or uuid.uuid4().hex
+            pending = PendingAnswer(conversions.to_question(message), self._cancel_goal)
+        except BadQuestion as error:  # refused here, as the node refuses others
+            pending = PendingAnswer(question, self._cancel_goal)
+            pending.resolve(Answer(question, error.status, error=str(error)))
+            return pending
         self._pending.add(pending, named_here=named_here)
 
         def feedback(told: Any) -> None:

@@ -3,16 +3,22 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import Point, PointStamped
+from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 import pixelrefer_ros.msg as msg
-from pixelrefer_ros.errors import BadQuestion, EmptyRegion, ImageError
+from pixelrefer_ros.errors import BadQuestion, EmptyRegion, ImageError, PixelReferError
 from pixelrefer_ros.images import decode_compressed, message_to_rgb, to_mask
 from pixelrefer_ros.types import (
+    MAX_OBJECTS_PER_QUESTION,
+    MAX_POINTS,
     NANOSECONDS,
     Answer,
     AnswerStatus,
@@ -118,19 +124,25 @@ def to_region(message: msg.Region) -> Region:
 
 
 def region_to_msg(region: Region, frame_id: str = "") -> msg.Region:
-    """A region as a message; the other way round from `to_region`."""
-    message = msg.Region(object_id=region.object_id, label=region.label)
-    message.header = Header(stamp=ns_to_stamp(region.stamp_ns), frame_id=frame_id)
-    if region.box is not None:
-        message.box = _roi(region.box)
-    if region.points is not None:
-        message.points = [Point(x=float(x), y=float(y)) for x, y in region.points]
-    if region.point_labels is not None:
-        message.point_labels = [int(label) for label in region.point_labels]
-    if region.mask is not None:
-        height, width = region.mask.shape
-        message.mask = Image(height=height, width=width, step=width, encoding="mono8")
-        message.mask.data = np.where(region.mask, np.uint8(255), np.uint8(0)).tobytes()
+    """A region as a message; the other way round from `to_region`.
+
+    Raises:
+        EmptyRegion: no message can hold it, or its box lies left of or above every image.
+    """
+    with _fitting(EmptyRegion, f"region: give at most {MAX_POINTS} points"):
+        message = msg.Region(object_id=region.object_id, label=region.label)
+        message.header = Header(stamp=ns_to_stamp(region.stamp_ns), frame_id=frame_id)
+        if region.box is not None:
+            message.box = _roi(region.box)
+        if region.points is not None:
+            message.points = [Point(x=float(x), y=float(y)) for x, y in region.points]
+        if region.point_labels is not None:
+            message.point_labels = [int(label) for label in region.point_labels]
+        if region.mask is not None:
+            height, width = region.mask.shape
+            message.mask = Image(height=height, width=width, step=width, encoding="mono8")
+            message.mask.data = np.where(region.mask, np.uint8(255), np.uint8(0)).tobytes()
+        serialize_message(message)
     return message
 
 
@@ -154,15 +166,22 @@ def to_question(message: msg.Question) -> Question:
 
 
 def question_to_msg(question: Question) -> msg.Question:
-    """A question as a message."""
-    return msg.Question(
-        id=question.id,
-        object_ids=list(question.object_ids),
-        text=question.text,
-        frames=question.frames,
-        history=s_to_duration(question.history_s),
-        max_tokens=question.max_tokens,
-    )
+    """A question as a message.
+
+    Raises:
+        BadQuestion: no message can hold it.
+    """
+    with _fitting(BadQuestion, f"question: name at most {MAX_OBJECTS_PER_QUESTION} objects"):
+        message = msg.Question(
+            id=question.id,
+            object_ids=list(question.object_ids),
+            text=question.text,
+            frames=question.frames,
+            history=s_to_duration(question.history_s),
+            max_tokens=question.max_tokens,
+        )
+        serialize_message(message)
+    return message
 
 
 def answer_to_msg(answer: Answer) -> msg.Answer:
@@ -238,9 +257,32 @@ def _box(roi: RegionOfInterest) -> Box:
 
 
 def _roi(box: Box) -> RegionOfInterest:
-    return RegionOfInterest(
-        x_offset=int(box.x), y_offset=int(box.y), width=int(box.width), height=int(box.height)
-    )
+    """The box, cut at the image's left and upper edge: the message has no negative numbers."""
+    x, y, width, height = int(box.x), int(box.y), int(box.width), int(box.height)
+    left, top = max(x, 0), max(y, 0)
+    right, bottom = x + width, y + height
+    if (x < 0 and right <= 0) or (y < 0 and bottom <= 0):
+        raise EmptyRegion(
+            f"box x={x} y={y} width={width} height={height} lies outside of every image: give pixels of one"
+        )
+    return RegionOfInterest(x_offset=left, y_offset=top, width=right - left, height=bottom - top)
+
+
+@contextlib.contextmanager
+def _fitting(kind: type[PixelReferError], remedy: str) -> Iterator[None]:
+    """Turn what cannot be sent into an error of the domain: else rclpy raises much later, each time another.
+
+    What does not fit is found by Python's fields, by their conversion to C, or only by the serialiser.
+    """
+    try:
+        yield
+    except PixelReferError:
+        raise
+    except Exception as error:
+        reason = error.__cause__ or error
+        raise kind(
+            f"no message can hold this {remedy}, whole numbers of 0 or more, and text in UTF-8 ({reason})"
+        ) from error
 
 
 def _points(points: list[Point]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
