@@ -26,8 +26,8 @@ def test_a_goal_lasts_while_its_client_listens_under_whatever_name(ros_context, 
     work = SimpleNamespace(ask=lambda *_args, **_options: lambda: cancelled.append(True))
     # Client and server share the node, and so its remapping.
     node = Node("eyes", context=ros_context, cli_args=["--ros-args", "-r", f"{name}:=/agent/renamed"])
-    action = AskAction(node, work)
-    action.accepting = True
+    action = AskAction(node)
+    action.accept(work)
     client = ActionClient(node, Ask, "~/ask")
     executor = SingleThreadedExecutor(context=ros_context)
     executor.add_node(node)

@@ -58,7 +58,7 @@ class ActiveInterface:
             )
             opened.callback(node.destroy_timer, watch)
             self._enable()
-            action.accepting = True
+            action.accept(work)
             self._opened = opened.pop_all()
 
     @property
@@ -68,7 +68,7 @@ class ActiveInterface:
 
     def close(self) -> None:
         """Stop work, cancel what runs, and take topics and services away."""
-        self._action.accepting = False
+        self._action.reject()
         self._disable()  # first: what this cancels is still told through topics and services
         self._opened.close()
 

@@ -35,10 +35,10 @@ class AskAction:
     cancelled by deactivating can still be told so.
     """
 
-    def __init__(self, node: Node, work: SwitchedPerception) -> None:
-        """Offer the action; goals are rejected until `accepting` is set."""
-        self.accepting = False
-        self._node, self._work = node, work
+    def __init__(self, node: Node) -> None:
+        """Offer the action; goals are rejected until `accept`."""
+        self._node = node
+        self._work: SwitchedPerception | None = None
         self._running: dict[bytes, Callable[[], None]] = {}
         self._checks_without_client = 0
         self._server = ActionServer(
@@ -60,9 +60,18 @@ class AskAction:
         """Goals without a result yet."""
         return len(self._running)
 
+    def accept(self, work: SwitchedPerception) -> None:
+        """Take goals from now on, for `work` to answer."""
+        self._work = work
+
+    def reject(self) -> None:
+        """Take no more goals, and let go of what answers them; those taken are still told how they end."""
+        self._work = None
+
     def close(self) -> None:
         """Offer the action no more."""
-        self.accepting = False
+        self.reject()
+        self._running.clear()
         self._server.destroy()
 
     def cancel_abandoned(self) -> None:
@@ -76,9 +85,10 @@ class AskAction:
                 cancel()
 
     def _goal(self, _request: Ask.Goal) -> GoalResponse:
-        return GoalResponse.ACCEPT if self.accepting else GoalResponse.REJECT
+        return GoalResponse.REJECT if self._work is None else GoalResponse.ACCEPT
 
     def _accepted(self, goal: ServerGoalHandle) -> None:
+        assert self._work is not None  # noqa: S101 (rclpy calls this straight after `_goal`)
         cancel = ask_or_refuse(
             self._work,
             goal.request.question,

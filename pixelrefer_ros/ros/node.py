@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +15,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 
 from pixelrefer_ros.detached import Detached
 from pixelrefer_ros.errors import PixelReferError
+from pixelrefer_ros.model_memory import free_dropped, pass_over_loaded, pass_over_nothing
 from pixelrefer_ros.model_source import (
     backends_in_words,
     build_missing_engines,
@@ -132,16 +132,16 @@ class PixelReferNode(LifecycleNode):
             self._work = SwitchedPerception(
                 perception, on_scene=self._show, on_answer=self._say, on_error=self._complain
             )
-            self._action = AskAction(self, self._work)
+            self._action = AskAction(self)
         except Exception as error:  # a model folder can fail in ways of torch's own; the node must stay up
-            self._release()
-            self.get_logger().error(
-                f"cannot configure: {_told(error)} (set the parameter right and configure again)"
-            )
-            return _FAILURE
-        self.get_logger().info(backends_in_words(perception))
-        self.get_logger().info(f"ready: {perception.model}")
-        return _SUCCESS
+            fault = _told(error)
+        else:
+            self.get_logger().info(backends_in_words(perception))
+            self.get_logger().info(f"ready: {perception.model}")
+            return _SUCCESS
+        self._release()  # not before: until here, the error refers to what was loaded
+        self.get_logger().error(f"cannot configure: {fault} (set the parameter right and configure again)")
+        return _FAILURE
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Create topics and services, and start to work."""
@@ -170,8 +170,9 @@ class PixelReferNode(LifecycleNode):
         return _SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop work for good. The action server stays until the node is destroyed, to tell results."""
+        """Stop work and let the models go; the action server stays to tell results until `destroy_node`."""
         self._deactivate()
+        self._let_models_go()
         return _SUCCESS
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -202,10 +203,7 @@ class PixelReferNode(LifecycleNode):
     def _load(self, parameters: Parameters) -> Perception:
         build_missing_engines(parameters, say=self.get_logger().info, stopped=self._stopping.is_set)
         perception = load_perception(parameters)
-        # What is there now stays: hundreds of thousands of objects of torch and the models. Walking
-        # through them, Python's collector would stop the camera for half a second every now and then.
-        gc.collect()
-        gc.freeze()
+        pass_over_loaded()
         return perception
 
     def _unless_stopped(self, work: Callable[[], T], name: str) -> T | None:
@@ -226,12 +224,18 @@ class PixelReferNode(LifecycleNode):
             self._active = None
 
     def _release(self) -> None:
-        if self._work is not None:
-            self._next_object_id = self._work.perception.next_object_id
-        action, self._action, self._work = self._action, None, None
+        action, self._action = self._action, None
         if action is not None:
             action.close()
-        gc.unfreeze()  # `_load` froze what is let go here
+        self._let_models_go()
+
+    def _let_models_go(self) -> None:
+        if self._work is not None:
+            self._next_object_id = self._work.perception.next_object_id
+        self._work = None
+        pass_over_nothing()
+        if not self._stopping.is_set():  # else the process ends, and need not wait for it
+            free_dropped()
 
     def _show(self, scene: Scene) -> None:
         if (active := self._active) is not None:
