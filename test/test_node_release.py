@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a node leaves behind, whichever way its models are let go: not their memory."""
+"""What a node leaves behind, whichever way its models are let go: neither their memory nor its threads."""
 
 from __future__ import annotations
 
+import threading
 import weakref
 
 import pytest
@@ -60,6 +61,11 @@ def loaded(ros_context, tiny_model_folder, monkeypatch):
     loaded.executor.shutdown()
 
 
+def workers():
+    names = ("pixelrefer-tracking", "pixelrefer-language")
+    return [thread for thread in threading.enumerate() if thread.name in names]
+
+
 @pytest.mark.parametrize("end", [["deactivate", "cleanup"], ["shutdown"]], ids=["cleanup", "shutdown"])
 def test_models_let_go_are_freed_at_once(loaded, end):
     loaded.make("configure", "activate")
@@ -76,3 +82,12 @@ def test_what_a_failed_configure_has_loaded_is_freed_at_once(loaded):
     assert made.result() == TransitionCallbackReturn.FAILURE
     assert len(loaded.references) == 1 and loaded.models == []
     loaded.node.destroy_node()
+
+
+def test_a_node_destroyed_while_active_leaves_neither_workers_nor_models(loaded):
+    before = workers()
+    loaded.make("configure", "activate")
+    assert len(workers()) == len(before) + 2
+    loaded.node.destroy_node()
+    assert workers() == before
+    assert loaded.models == []

@@ -110,6 +110,7 @@ class PixelReferNode(LifecycleNode):
 
     def destroy_node(self) -> None:
         """Destroy the node, and what rclpy's own method forgets: else 70 MB of shared memory stay behind."""
+        self._deactivate()
         self._release()
         self._state_machine.destroy_when_not_in_use()
         super().destroy_node()
