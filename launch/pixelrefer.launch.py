@@ -25,7 +25,7 @@ ARGUMENTS = (
     ("image_topic", "image", "the camera's topic, without /compressed"),
     ("namespace", "", "namespace of the node, named pixelrefer in it"),
     ("params_file", str(CONFIG / "pixelrefer.yaml"), "parameter file; empty: none"),
-    ("use_sim_time", "false", "true: follow /clock"),
+    ("use_sim_time", "", "true: follow /clock"),
 )
 
 
@@ -45,15 +45,16 @@ def start_node(context: LaunchContext) -> list[SetEnvironmentVariable | Node]:
             raise RuntimeError(f"params_file: there is no file {given['params_file']!r}")
         parameters.append(given["params_file"])
 
-    overrides: dict[str, bool | ParameterValue] = {"use_sim_time": as_bool("use_sim_time", given)}
+    overrides: dict[str, bool | ParameterValue] = {}
     # Typed, because launch would read a folder named 7 as a number.
     for name in ("model", "tracker_model", "backend"):
         if given[name]:
             overrides[name] = ParameterValue(given[name], value_type=str)
-    for name in ("autostart", "build_only"):
+    for name in ("autostart", "build_only", "use_sim_time"):
         if given[name]:
             overrides[name] = as_bool(name, given)
-    parameters.append(overrides)
+    if overrides:
+        parameters.append(overrides)
 
     topic = given["image_topic"]
     node = Node(

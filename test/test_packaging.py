@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import MagicMock
 
 import pytest
 import yaml
@@ -292,6 +293,47 @@ def test_the_built_package_has_messages_programs_and_launch_files() -> None:
     assert all(os.access(programs / name, os.X_OK) for name in ("pixelrefer_node", "pixelrefer"))
     expected = ["launch/pixelrefer.launch.py", "launch/replay.launch.py", "config/fastdds_images.xml"]
     assert [name for name in expected if not (share / name).is_file()] == []
+
+
+def launched(monkeypatch: pytest.MonkeyPatch, **given: str) -> dict[str, object]:
+    """What pixelrefer.launch.py sets over the parameter file.
+
+    With stand-ins for launch, which is not among the wheels of ROS.
+    """
+
+    def configuration(name: str) -> MagicMock:
+        return MagicMock(perform=lambda context: context.launch_configurations[name])
+
+    parts = ("", ".actions", ".substitutions", "_ros", "_ros.actions", "_ros.parameter_descriptions")
+    launch = {f"launch{part}": MagicMock() for part in parts}
+    launch["launch.substitutions"].LaunchConfiguration = configuration
+    launch["launch_ros.actions"].Node = dict
+    launch["launch_ros.parameter_descriptions"].ParameterValue = lambda value, value_type: value_type(value)
+    for name, stand_in in launch.items():
+        monkeypatch.setitem(sys.modules, name, stand_in)
+    launch_file = load_file(ROOT / "launch/pixelrefer.launch.py")
+    defaults = {name: default for name, default, _ in launch_file.ARGUMENTS}
+    node = launch_file.start_node(MagicMock(launch_configurations=defaults | given))[-1]
+    file, *overrides = node["parameters"]
+    assert file == str(ROOT / "config/pixelrefer.yaml")
+    return dict(*overrides)
+
+
+def test_launch_arguments_left_empty_override_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert launched(monkeypatch) == {}
+
+
+def test_launch_arguments_override_the_parameter_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        "model": "7",
+        "tracker_model": "none",
+        "backend": "torch",
+        "autostart": "False",
+        "build_only": "true",
+        "use_sim_time": "true",
+    }
+    booleans = {"autostart": False, "build_only": True, "use_sim_time": True}
+    assert launched(monkeypatch, **given) == given | booleans
 
 
 @pytest.mark.parametrize("name", ["pixelrefer.launch.py", "replay.launch.py"])
