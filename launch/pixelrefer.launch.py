@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Start the node: `ros2 launch pixelrefer_ros pixelrefer.launch.py image_topic:=/camera/image_raw`.
 
-An argument that is left empty keeps what the parameter file says, or else the node's default.
+An argument that is left empty keeps what the parameter file says, or else the node's default. Give the other
+parameters in a file of yours: `params_file:=my.yaml`. launch says nothing of an argument that does not exist.
 With `build_only:=true` it builds the TensorRT engines of the models, once per robot, and ends.
 """
 
@@ -20,6 +21,10 @@ ARGUMENTS = (
     ("model", "", "region language model: a folder, a hub id or the name of a model of the package"),
     ("tracker_model", "", "SAM 2 model, given likewise; none: tracking is off"),
     ("backend", "", "auto, tensorrt, onnxruntime or torch"),
+    ("device", "", "cpu, cuda or cuda:N"),
+    ("precision", "", "of a checkpoint: float32, bfloat16 or float16"),
+    ("engine_dir", "", "where TensorRT engines lie, one folder per model"),
+    ("engine_profile", "", "what engines are built for: a profile's name or its .yaml file"),
     ("autostart", "", "true: configure and activate at once; false: wait for a lifecycle manager"),
     ("build_only", "", "true: build the models' TensorRT engines for this machine, and end"),
     ("image_topic", "image", "the camera's topic, without /compressed"),
@@ -27,6 +32,9 @@ ARGUMENTS = (
     ("params_file", str(CONFIG / "pixelrefer.yaml"), "parameter file; empty: none"),
     ("use_sim_time", "", "true: follow /clock"),
 )
+# Of these, the ones that are parameters of the node.
+TEXTS = ("model", "tracker_model", "backend", "device", "precision", "engine_dir", "engine_profile")
+BOOLEANS = ("autostart", "build_only", "use_sim_time")
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -47,10 +55,10 @@ def start_node(context: LaunchContext) -> list[SetEnvironmentVariable | Node]:
 
     overrides: dict[str, bool | ParameterValue] = {}
     # Typed, because launch would read a folder named 7 as a number.
-    for name in ("model", "tracker_model", "backend"):
+    for name in TEXTS:
         if given[name]:
             overrides[name] = ParameterValue(given[name], value_type=str)
-    for name in ("autostart", "build_only", "use_sim_time"):
+    for name in BOOLEANS:
         if given[name]:
             overrides[name] = as_bool(name, given)
     if overrides:

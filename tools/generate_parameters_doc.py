@@ -26,6 +26,11 @@ def render_page(schema: Iterable[Parameter] = SCHEMA) -> str:
         "What can only change while the node is unconfigured takes effect when it is configured next "
         "(`ros2 lifecycle set /pixelrefer cleanup`, set, then `configure` and `activate`).",
         "",
+        "`ros2 launch pixelrefer_ros pixelrefer.launch.py` takes some of them as arguments, such as "
+        "`model:=DIR device:=cuda` (`--show-args` lists them); launch says nothing of an argument that does "
+        "not exist. It takes all of them from a file, `params_file:=my.yaml`, instead of "
+        "[config/pixelrefer.yaml](../config/pixelrefer.yaml). Arguments override the file.",
+        "",
         "| name | type | default | unit | allowed | may change | meaning |",
         "|---|---|---|---|---|---|---|",
     ]
