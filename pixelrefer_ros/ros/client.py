@@ -50,14 +50,12 @@ class PixelReferClient:
 
         Args:
             node_name: the node's full name, with its namespace.
-            args: ROS arguments of the client's own node.
+            args: ROS arguments of the client's own node: `["--ros-args", "-r", "FROM:=TO"]`.
         """
         self._name = "/" + node_name.strip("/")
         self._context = Context()
         self._context.init(list(args))
-        self._node = Node(
-            f"pixelrefer_client_{uuid.uuid4().hex[:8]}", context=self._context, use_global_arguments=False
-        )
+        self._node = Node(f"pixelrefer_client_{uuid.uuid4().hex[:8]}", context=self._context)
         self._pending = PendingAnswers()
         self._outbox: deque[Callable[[], None]] = deque()
         self._clients = {
