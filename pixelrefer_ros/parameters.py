@@ -135,7 +135,7 @@ class Parameters:
     )
     lost_after: float = _parameter(
         0.0,
-        "It is LOST after so long as well, by the frames' stamps, whichever comes first; 0: frames decide.",
+        "Also mark an object LOST after this many seconds unseen, by the frames' stamps; 0 disables it.",
         unit="s",
         minimum=0.0,
         maximum=86400.0,
@@ -143,10 +143,11 @@ class Parameters:
     )
     find_again_score: float = _parameter(
         0.0,
-        "A LOST object is searched for after all, and found where its score reaches this, 0.5 to 1: the "
-        "lower, the likelier something that looks like it is taken for it. 0: it is not searched for.",
-        minimum=0.0,
+        "Search for LOST objects too, and accept a match whose score reaches this value. A lower value finds "
+        "more of them, but also takes more look-alikes for them. 0 disables the search.",
+        minimum=0.5,
         maximum=1.0,
+        off=0.0,
         change=Change.UNCONFIGURED,
     )
     describe_new_objects: str = _parameter(

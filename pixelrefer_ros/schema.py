@@ -30,6 +30,7 @@ class Parameter:
         default: used where nothing is given.
         unit: of the value; empty where it has none.
         minimum, maximum: inclusive bounds of a number; None: unbounded.
+        off: a number below `minimum` that is taken too, and switches off what it sets; None: there is none.
         choices: the values a text may take; empty: any.
         max_length: most characters of a text; None for other types.
         change: when it may be given another value.
@@ -42,6 +43,7 @@ class Parameter:
     unit: str = ""
     minimum: float | None = None
     maximum: float | None = None
+    off: float | None = None
     choices: tuple[str, ...] = ()
     max_length: int | None = None
     change: Change = Change.ANY_TIME
@@ -58,7 +60,8 @@ class Parameter:
         if self.choices:
             return "one of " + ", ".join(self.choices)
         if self.minimum is not None or self.maximum is not None:
-            return f"from {plain(self.minimum)} to {plain(self.maximum)}"
+            off = "" if self.off is None else f"{plain(self.off)}, or "
+            return f"{off}from {plain(self.minimum)} to {plain(self.maximum)}"
         if self.max_length is not None:
             return f"at most {self.max_length} characters"
         return ""
@@ -91,7 +94,7 @@ class Parameter:
 
     def _in_bounds(self, value: float) -> bool:
         above = self.minimum is None or value >= self.minimum
-        return above and (self.maximum is None or value <= self.maximum)
+        return (above and (self.maximum is None or value <= self.maximum)) or value == self.off
 
 
 def plain(value: object) -> str:

@@ -285,6 +285,7 @@ def set_parameter(peer: Peer, name: str, value: object):
         ("max_tokens", 0, "max_tokens"),
         ("max_tokens", "many", "type"),
         ("track_rate", -1.0, "track_rate"),
+        ("find_again_score", 0.3, "0.0, or from 0.5 to 1.0"),
         ("describe_new_objects", "x" * 2001, "2000"),
         ("model", "another", "configured"),
         ("max_objects", 3, "configured"),
@@ -329,7 +330,8 @@ def test_descriptors_tell_bounds_and_meaning_of_every_parameter(peer, node):
         assert descriptor.read_only is parameter.read_only
         if parameter.minimum is not None:
             (bounds,) = descriptor.integer_range or descriptor.floating_point_range
-            assert (bounds.from_value, bounds.to_value) == (parameter.minimum, parameter.maximum)
+            least = parameter.minimum if parameter.off is None else parameter.off
+            assert (bounds.from_value, bounds.to_value) == (least, parameter.maximum)
 
 
 def test_garbage_on_the_wire_does_not_end_the_node(client, peer, object_id):

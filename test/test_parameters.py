@@ -53,7 +53,7 @@ def test_numbers_within_bounds_are_taken_and_others_refused_by_name(parameter, d
         value = data.draw(st.integers(-(10**9), 10**9))
     else:
         value = data.draw(st.floats(allow_nan=True, allow_infinity=True))
-    if low <= value <= high:
+    if low <= value <= high or value == parameter.off:
         assert getattr(check_parameters({parameter.name: value}), parameter.name) == value
     else:
         with pytest.raises(ParameterError) as refusal:
@@ -71,6 +71,7 @@ def test_numbers_within_bounds_are_taken_and_others_refused_by_name(parameter, d
         ("max_objects", 2.0, "float"),
         ("autostart", 1, "bool"),
         ("model", None, "str"),
+        ("find_again_score", 0.3, "0.0, or from 0.5 to 1.0"),
         ("model", "x" * 5000, "4096"),
         ("describe_new_objects", "x" * 2001, "2000"),
         ("no_such_thing", 1, "no_such_thing"),

@@ -127,7 +127,7 @@ def test_when_an_object_is_lost_and_searched_for_is_a_setting():
         lost_after_frames=3, find_again_score=0.75
     )
     assert rules(lost_after=2.5) == StateRules(lost_after_s=2.5)
-    with pytest.raises(ParameterError, match=r"find_again_score is 0\.2"):
+    with pytest.raises(ParameterError, match=r"find_again_score: 0\.2"):
         rules(find_again_score=0.2)
 
 

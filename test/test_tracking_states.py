@@ -57,6 +57,7 @@ def test_mask_that_is_too_small_too_large_or_too_unlikely_is_not_visible(score: 
         {"lost_after_frames": 0},
         {"lost_after_s": 0.0},
         {"find_again_score": 1.5},
+        {"find_again_score": 0.2},
     ],
 )
 def test_rule_outside_its_bounds_is_named(setting: dict[str, float]) -> None:

@@ -16,7 +16,8 @@ from pixelrefer_ros.parameters import BY_NAME, SCHEMA, Change, Parameter, Parame
 
 def descriptor(parameter: Parameter) -> ParameterDescriptor:
     """What ``ros2 param describe`` shows of a parameter."""
-    constraints = [parameter.bounds] if parameter.choices or parameter.max_length else []
+    unranged = parameter.choices or parameter.max_length or parameter.off is not None
+    constraints = [parameter.bounds] if unranged else []
     if parameter.change is not Change.ANY_TIME:
         constraints.append(f"may change {parameter.change.value}")
     message = ParameterDescriptor(
@@ -25,13 +26,13 @@ def descriptor(parameter: Parameter) -> ParameterDescriptor:
         read_only=parameter.read_only,
     )
     if parameter.minimum is not None and parameter.maximum is not None:
+        least, most = parameter.minimum, parameter.maximum
+        if parameter.off is not None:  # a descriptor has one range: the schema refuses what lies between
+            least = parameter.off
         if parameter.type is int:
-            bounds = IntegerRange(from_value=int(parameter.minimum), to_value=int(parameter.maximum), step=0)
-            message.integer_range = [bounds]
+            message.integer_range = [IntegerRange(from_value=int(least), to_value=int(most), step=0)]
         else:
-            message.floating_point_range = [
-                FloatingPointRange(from_value=parameter.minimum, to_value=parameter.maximum, step=0.0)
-            ]
+            message.floating_point_range = [FloatingPointRange(from_value=least, to_value=most, step=0.0)]
     return message
 
 
