@@ -12,6 +12,7 @@ rclpy = pytest.importorskip("rclpy")
 pytest.importorskip("pixelrefer_ros.msg")
 pytestmark = pytest.mark.ros
 
+import torch  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 
@@ -72,6 +73,15 @@ def test_models_let_go_are_freed_at_once(loaded, end):
     assert len(loaded.models) == 1
     loaded.make(*end)
     assert loaded.models == []
+    loaded.node.destroy_node()
+
+
+def test_the_gpu_gets_its_memory_back_once_the_models_are_gone(loaded, monkeypatch):
+    left = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: left.append(len(loaded.models)))
+    loaded.make("configure", "cleanup")
+    assert left == [0]
     loaded.node.destroy_node()
 
 
