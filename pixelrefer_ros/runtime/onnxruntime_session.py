@@ -121,8 +121,6 @@ class OnnxRuntimeSession:
         with self._turn:
             if self._session is None:
                 raise BackendError(f"graph {self.graph.name} is closed: open it again")
-            for spec in self.graph.inputs:
-                self._bind(self._binding.bind_input, spec, feeds[spec.name])
             results = {}
             for spec in self.graph.outputs:
                 if spec.name in self._in_place:
@@ -132,10 +130,14 @@ class OnnxRuntimeSession:
                     results[spec.name] = torch.empty(
                         shape, dtype=torch_dtype(spec.dtype), device=self._device
                     )
-                self._bind(self._binding.bind_output, spec, results[spec.name])
             try:
                 if self._device.type == "cuda":
-                    torch.cuda.current_stream(self._device).synchronize()  # its own stream reads the inputs
+                    # Its own stream reads the inputs in the run, and some of them as soon as they are bound.
+                    torch.cuda.current_stream(self._device).synchronize()
+                for spec in self.graph.inputs:
+                    self._bind(self._binding.bind_input, spec, feeds[spec.name])
+                for spec in self.graph.outputs:
+                    self._bind(self._binding.bind_output, spec, results[spec.name])
                 self._session.run_with_iobinding(self._binding)
             except Exception as error:
                 raise BackendError(
@@ -150,9 +152,10 @@ class OnnxRuntimeSession:
             self._bound = {}
 
     def _bind(self, bind: Any, spec: TensorSpec, tensor: torch.Tensor) -> None:
-        """Binds memory by its address; what is bound there already stays (the caches of a decoder)."""
+        """Binds memory by its address; what is bound there already stays on a CPU (a decoder's caches)."""
         place = (tensor.data_ptr(), tuple(tensor.shape))
-        if self._bound.get(spec.name) != place:
+        # An input on a GPU that a node on the CPU reads is copied when it is bound, not when the graph runs.
+        if self._device.type != "cpu" or self._bound.get(spec.name) != place:
             number = self._device.index or 0
             bind(spec.name, self._device.type, number, _ELEMENTS[spec.dtype], place[1], place[0])
             self._bound[spec.name] = place
