@@ -114,3 +114,13 @@ def test_an_input_that_cannot_be_bound_is_a_domain_error(session_type: type[Copy
     session_type.refused = "x"
     with pytest.raises(BackendError, match=r"graph sums failed .*: There's no data .* for x$"):
         opened().run({"x": torch.ones(2), "total": torch.zeros(2)})
+
+
+def test_a_graph_that_only_the_cpu_would_run_is_not_opened_for_a_gpu(
+    session_type: type[CopyingSession],
+) -> None:
+    """Where CUDA's libraries do not load, ONNX Runtime leaves its provider out and goes on."""
+    session_type.providers = ("CPUExecutionProvider",)
+    with pytest.raises(BackendError, match=r"sums\.onnx would run on the CPU, and device is 'cuda:0'.*cuDNN"):
+        opened()
+    opened(torch.device("cpu"))

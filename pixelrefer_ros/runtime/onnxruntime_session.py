@@ -86,7 +86,7 @@ class OnnxRuntimeSession:
         threads: of one operator, on the CPU.
 
     Raises:
-        BackendError: ONNX Runtime cannot load it; the message says why.
+        BackendError: ONNX Runtime cannot load it, or only on another device; the message says why.
     """
 
     def __init__(self, path: Path, graph: Graph, *, device: torch.device, threads: int) -> None:
@@ -110,6 +110,13 @@ class OnnxRuntimeSession:
             self._session = runtime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # ONNX Runtime raises a class per status code, with no common base
             raise BackendError(f"{path} cannot be opened by ONNX Runtime: {_first_line(error)}") from error
+        # A provider whose libraries do not load is left out with no more than a line on the console.
+        if device.type == "cuda" and "CUDAExecutionProvider" not in self._session.get_providers():
+            raise BackendError(
+                f"{path} would run on the CPU, and device is {str(device)!r}: onnxruntime cannot load its "
+                "CUDAExecutionProvider. Install the CUDA and cuDNN that this onnxruntime-gpu was built for "
+                "(its console output names what is missing), or use device 'cpu'"
+            )
         self._binding = self._session.io_binding()
         self._bound: dict[str, tuple[int, tuple[int, ...]]] = {}
         self._in_place = {output: name for name, output in graph.in_place}
