@@ -61,6 +61,10 @@ class TensorLocation(Enum):
     DEVICE, HOST = 0, 1
 
 
+class ExecutionContextAllocationStrategy(Enum):
+    STATIC, ON_PROFILE_CHANGE, USER_MANAGED = range(3)
+
+
 class FakeTensorRT(ModuleType):
     """The module.
 
@@ -78,6 +82,7 @@ class FakeTensorRT(ModuleType):
         build_error: said when a build is to fail; None: it does not.
         run_error: said when runs are to fail.
         unrecordable: runs fail while they are recorded.
+        room: whether there is memory for runs of an optimisation profile.
         on_step: called at each step of a build.
     """
 
@@ -94,11 +99,13 @@ class FakeTensorRT(ModuleType):
         self.build_error: str | None = None
         self.run_error: str | None = None
         self.unrecordable = False
+        self.room: Callable[[int], bool] = lambda _: True
         self.on_step: Callable[[], None] = lambda: None
         self.recording: list[Callable[[], None]] | None = None
         self.ILogger, self.IProgressMonitor = ILogger, IProgressMonitor
         self.TensorIOMode, self.TensorLocation = TensorIOMode, TensorLocation
         self.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
+        self.ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy
         self.MemoryPoolType = SimpleNamespace(WORKSPACE="WORKSPACE")
         self.BuilderFlag = SimpleNamespace(TF32="TF32")
         self.IAttentionOutputLayer = _AttentionLayer
@@ -366,9 +373,18 @@ class _Engine:
                 return str(node.input[0])
         return None
 
-    def create_execution_context(self) -> _Context:
-        self.trt.calls.append(("context",))
-        return _Context(self)
+    def create_execution_context(
+        self, strategy: ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy.STATIC
+    ) -> _Context | None:
+        self.trt.calls.append(("context", strategy.name))
+        of_all = strategy is ExecutionContextAllocationStrategy.STATIC
+        return _Context(self) if self.allocated(*range(len(self.profiles) if of_all else 1)) else None
+
+    def allocated(self, *profiles: int) -> bool:
+        if all(self.trt.room(profile) for profile in profiles):
+            return True
+        self.logger.log(Severity.ERROR, "Requested amount of GPU memory could not be allocated")
+        return False
 
 
 class _Context:
@@ -380,7 +396,9 @@ class _Context:
     def set_optimization_profile_async(self, index: int, stream: int) -> bool:
         self._engine.trt.calls.append(("profile", index))
         self._profile = index
-        return index < len(self._engine.profiles)
+        if index >= len(self._engine.profiles) or not self._engine.allocated(index):
+            raise RuntimeError("Error in set optimization profile async.")
+        return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         allowed = self._engine.profiles[self._profile].get(name)

@@ -197,7 +197,7 @@ def test_a_step_is_recorded_when_it_comes_again_and_replayed_from_then_on(decode
         decoder.session.run(step_feeds(caches, position))
         calls.append([name for name in names(decoder.trt) if name not in ("queue", "joined")])
     assert calls == [
-        ["context", "profile", "execute"],
+        ["execute"],
         ["execute", "capture"],  # the run settles the sizes, the recording itself computes nothing
         ["replay"],
         ["replay"],
@@ -221,7 +221,7 @@ def test_several_prompts_at_once_are_refused_by_name(decoder):
         ValueError, match=r"batch is 3, sequence is 4; a run that is no single step must have at most batch 2"
     ):
         decoder.session.run(step_feeds(caches, 0, length=4, batch=3))
-    assert decoder.trt.calls == []
+    assert "execute" not in names(decoder.trt)
     assert decoder.session.run(step_feeds(caches, 0, batch=3))["hidden"].shape == (3, 1, 64)
 
 

@@ -19,6 +19,9 @@ from pixelrefer_ros.runtime.tensorrt_messages import heard
 from pixelrefer_ros.runtime.tensorrt_plans import DTYPE_NAMES
 from pixelrefer_ros.runtime.tensorrt_sizes import prompt_sizes, step_sizes
 
+_STEPS = 1
+"""The optimisation profile of decoding steps; see `pixelrefer_ros.engines.build_engine`."""
+
 
 class TensorRtSession:
     """A `pixelrefer_ros.runtime.Session` over the plain ``tensorrt`` API.
@@ -36,7 +39,8 @@ class TensorRtSession:
         stream: to run on.
 
     Raises:
-        BackendError: the engine has other inputs or outputs than the graph, or ones that are not on the GPU.
+        BackendError: the engine has other inputs or outputs than the graph, or ones that are not on the GPU,
+            or there is no memory for its runs.
     """
 
     def __init__(self, trt: ModuleType, engine: Any, graph: Graph, stream: DeviceStream) -> None:
@@ -48,7 +52,10 @@ class TensorRtSession:
         aliased = getattr(engine, "get_aliased_input_tensor", lambda _: None)
         self._aliased = {output for output, name in self._in_place.items() if aliased(output) == name}
         self._steps, self._prompts = step_sizes(graph, graph.profiles), prompt_sizes(graph, graph.profiles)
-        self._contexts: dict[int, Any] = {}
+        # Steps first: a new context has prompts' memory, which is the most, until its own profile is set.
+        profiles = (0,) if self._steps is None else (_STEPS, 0)
+        with stream.alone():
+            self._contexts = {profile: self._new_context(profile) for profile in profiles}
         self._recorder = StepRecorder(graph, stream)
         self._nothing = torch.empty(stream.alignment, dtype=torch.uint8, device=stream.device)
 
@@ -69,9 +76,9 @@ class TensorRtSession:
         given = {name: self._placed(name, tensor) for name, tensor in feeds.items()}
         if not self._is_step(sizes):
             self._check_prompt(sizes)
-            outputs = self._buffers(self._context(0), given)
-            self._bind(self._context(0), given, outputs)
-            self._execute(self._context(0))
+            outputs = self._buffers(self._contexts[0], given)
+            self._bind(self._contexts[0], given, outputs)
+            self._execute(self._contexts[0])
             return self._handed_out(outputs, given)
         outputs = self._recorder.run(sizes, given, self._step, self._step_again)
         return self._handed_out(outputs, given)
@@ -101,7 +108,7 @@ class TensorRtSession:
             )
 
     def _step(self, given: Tensors) -> Tensors:
-        context = self._context(1)
+        context = self._contexts[_STEPS]
         outputs = self._buffers(context, given)
         self._bind(context, given, outputs)
         self._execute(context)  # TensorRT settles new sizes in this run: only the next one can be recorded
@@ -109,7 +116,7 @@ class TensorRtSession:
 
     def _step_again(self, given: Tensors, outputs: Tensors) -> Tensors:
         with heard(self._trt, logging.ERROR) as messages:
-            good = self._context(1).execute_async_v3(self._stream.handle)
+            good = self._contexts[_STEPS].execute_async_v3(self._stream.handle)
         if not good:
             reasons = ["TensorRT refuses to run while it is recorded", *messages.errors]
             raise BackendError("; ".join(reasons))
@@ -138,21 +145,36 @@ class TensorRtSession:
             )
         return tensor.clone()
 
-    def _context(self, profile: int) -> Any:
-        """The execution context of an optimisation profile, made at its first use."""
-        if profile not in self._contexts:
-            with heard(self._trt, logging.ERROR) as messages:
-                context = self._engine.create_execution_context()
-                good = context is not None and (
-                    profile == 0 or context.set_optimization_profile_async(profile, self._stream.handle)
-                )
-            if not good:
-                raise BackendError(
-                    f"graph {self.graph.name}: no execution context (is GPU memory left?): "
-                    + ("; ".join(messages.errors) or "TensorRT gives no reason")
-                )
-            self._contexts[profile] = context
-        return self._contexts[profile]
+    def _new_context(self, profile: int) -> Any:
+        """An execution context with memory for the largest run of an optimisation profile.
+
+        Raises:
+            BackendError: there is none.
+        """
+        with heard(self._trt, logging.ERROR) as messages:
+            context = self._try_context(profile)
+            if context is None:
+                torch.cuda.empty_cache()  # what torch keeps for later is memory that TensorRT cannot have
+                context = self._try_context(profile)
+        if context is None:
+            raise BackendError(
+                f"graph {self.graph.name}: no execution context for optimisation profile {profile}: "
+                + ("; ".join(messages.errors) or "TensorRT gives no reason")
+                + ". If GPU memory is short, free some, or build the engines for less with another profile "
+                "(build-engines --profile; the node: engine_profile)"
+            )
+        return context
+
+    def _try_context(self, profile: int) -> Any | None:
+        # By itself each context would set memory aside for the largest run of all profiles.
+        strategy = self._trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
+        try:
+            context = self._engine.create_execution_context(strategy)
+            if context is not None and profile != 0:  # where it begins
+                context.set_optimization_profile_async(profile, self._stream.handle)
+        except RuntimeError:  # how its Python bindings tell that a profile cannot be set; TensorRT said why
+            return None
+        return context
 
     def _buffers(self, context: Any, given: Tensors) -> Tensors:
         """Memory for the outputs, of the shapes that the inputs bring; of aliased caches the inputs'."""
