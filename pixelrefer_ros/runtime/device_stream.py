@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any, Protocol
 
 import torch
 
@@ -41,6 +41,9 @@ class DeviceStream(Protocol):
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """Records what `work` queues, without running it, and returns what runs it (within `queue`).
 
+        Recordings share the memory that their work allocates: what a run writes there must be read before the
+        next run, of whichever recording.
+
         Raises:
             RuntimeError: something in it cannot be recorded.
         """
@@ -62,6 +65,7 @@ class CudaStream:
         self._stream = torch.cuda.Stream(device)
         self.handle = int(self._stream.cuda_stream)
         self._lock = threading.Lock()
+        self._keeper: torch.cuda.CUDAGraph | None = None
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -82,8 +86,52 @@ class CudaStream:
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """See `DeviceStream`."""
+        if self._keeper is None:
+            # The pool of memory of all recordings lives as long as one of them. With a pool for each, those
+            # of recordings that are gone would pile up: torch frees them only when it lacks memory.
+            self._keeper = self._recorded(
+                lambda: torch.zeros(1, device=self.device), torch.cuda.graph_pool_handle()
+            )
+        try:
+            return self._recorded(work, self._keeper.pool()).replay
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()  # torch does so by itself, but not while it records
+            return self._recorded(work, self._keeper.pool()).replay
+
+    def _recorded(self, work: Callable[[], object], pool: Any) -> torch.cuda.CUDAGraph:
+        # Not with `torch.cuda.graph`: before each recording it waits for all that the GPU does, the tracker's
+        # work too, and after one that cannot be ended it leaves this stream the thread's current one.
         graph = torch.cuda.CUDAGraph()
-        # Thread-local: the tracker's thread goes on allocating meanwhile, which would break a global capture.
-        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-            work()
-        return graph.replay
+        with torch.cuda.stream(self._stream):
+            try:
+                # Thread-local: the tracker's thread goes on allocating, which would break a global capture.
+                graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+                work()
+            except BaseException:
+                with suppress(RuntimeError):  # why the work failed says more
+                    self._end(graph, pool)
+                raise
+            self._end(graph, pool)
+        return graph
+
+    def _end(self, graph: torch.cuda.CUDAGraph, pool: Any) -> None:
+        try:
+            graph.capture_end()
+        except RuntimeError:
+            _leave_pool(self.device.index, pool)
+            raise
+
+
+def _leave_pool(device: int, pool: Any) -> None:
+    """What `CUDAGraph.capture_end` leaves undone where CUDA gave the recording up.
+
+    As long as torch takes a recording to be underway it frees no cached memory when it lacks some, nor what
+    several streams have used.
+    """
+    # Of torch 2.8 and later, and of before.
+    names = ("_cuda_endAllocateToPool", "_cuda_endAllocateCurrentStreamToPool")
+    leave = next((getattr(torch._C, name) for name in names if hasattr(torch._C, name)), None)
+    if leave is not None:
+        with suppress(RuntimeError, TypeError):  # it was left before; or a later torch takes other arguments
+            leave(device, pool)
+            torch._C._cuda_releasePool(device, pool)
