@@ -137,5 +137,6 @@ def _check_precision(folder: Path, manifest: Manifest, profile: MachineProfile) 
         raise ParameterError(
             f"{folder} was exported in {manifest.precision}, and profile {profile.name} takes "
             f"{', '.join(profile.precisions)}: export it again with --precision {profile.precisions[0]}, "
-            "or give another profile with --profile (the node: engine_profile)"
+            "run it with backend 'onnxruntime', or give another profile with --profile (the node: "
+            "engine_profile); docs/engines.md says which precisions TensorRT takes"
         )

@@ -61,6 +61,9 @@ _AXES_INPUT = {
 }
 """Which input holds the axes, of the operators that need them constant."""
 _MOST_OF_TOPK = 3840
+_INT4_BLOCKS = (64, 128)
+"""How many numbers may share a scale; of other integers TensorRT documents none that do so by blocks:
+https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/quantized-types-schemes.html."""
 
 
 def unsupported(model: onnx.ModelProto, opset: int) -> list[str]:
@@ -84,7 +87,11 @@ def unsupported(model: onnx.ModelProto, opset: int) -> list[str]:
     return [
         f"operator {name} (node {node.name!r}): {problem}"
         for node, name in names
-        for problem in (*_check_types(node, allowed[name], types), *_check(node, constants))
+        for problem in (
+            *_check_types(node, allowed[name], types),
+            *_check(node, constants),
+            *_check_blocks(node, types),
+        )
     ]
 
 
@@ -128,6 +135,18 @@ def _check(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> Iter
         yield "reduction is not supported"
     if node.op_type == "MaxPool" and len(node.output) > 1:
         yield "indices are not there"
+
+
+def _check_blocks(node: onnx.NodeProto, types: dict[str, int]) -> Iterator[str]:
+    """The restrictions on numbers that share a scale by blocks."""
+    block = next((attribute.i for attribute in node.attribute if attribute.name == "block_size"), 0)
+    if node.op_type != "DequantizeLinear" or not block:
+        return
+    kind = types.get(node.input[0], TensorProto.UNDEFINED)
+    if kind != TensorProto.INT4 or block not in _INT4_BLOCKS:
+        known = " or ".join(str(size) for size in _INT4_BLOCKS)
+        name = TensorProto.DataType.Name(kind)
+        yield f"one scale for {block} numbers of {name} is not documented; INT4 by {known} is"
 
 
 def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:

@@ -185,10 +185,12 @@ def test_an_older_tensorrt_refuses_the_newer_opset_and_takes_the_older(tmp_path,
     assert calls(old, "parse") == [("parse", 20)]
 
 
-def test_a_precision_the_profile_does_not_take_is_refused(folder, trt):
-    with pytest.raises(
-        ParameterError, match=r"exported in fp32, and profile rtx takes fp16.*--precision fp16"
-    ):
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+def test_a_precision_the_profile_does_not_take_is_refused_with_what_else_there_is(folder, trt, precision):
+    write_manifest(folder, replace(read_manifest(folder), precision=precision))
+    remedies = "--precision fp16, .*'onnxruntime', .*--profile"
+    said = rf"exported in {precision}, and profile rtx takes fp16, bf16: .*{remedies}"
+    with pytest.raises(ParameterError, match=said):
         build(folder, trt, Asked())
     assert trt.calls == []
 

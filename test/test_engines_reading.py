@@ -125,3 +125,26 @@ def test_an_element_type_that_is_not_known_is_found():
     model.graph.input[0].type.tensor_type.elem_type = TensorProto.UNDEFINED
     (problem,) = unsupported(model, 20)
     assert "element type of 'x' is not known" in problem
+
+
+@pytest.mark.parametrize(
+    ("element", "block", "problems"),
+    [
+        (TensorProto.INT8, 0, 0),
+        (TensorProto.INT8, 32, 1),
+        (TensorProto.INT8, 64, 1),
+        (TensorProto.INT4, 32, 1),
+        (TensorProto.INT4, 64, 0),
+        (TensorProto.INT4, 128, 0),
+    ],
+)
+def test_numbers_that_share_a_scale_by_blocks_which_are_not_documented_are_found(element, block, problems):
+    value = helper.make_tensor_value_info
+    rows = 128 // block if block else 1
+    scales = value("s", TensorProto.FLOAT16, [rows, 2] if block else [])
+    node = helper.make_node("DequantizeLinear", ["x", "s"], ["y"], axis=0, block_size=block)
+    output = value("y", TensorProto.FLOAT16, [128, 2])
+    graph = helper.make_graph([node], "one", [value("x", element, [128, 2]), scales], [output])
+    found = unsupported(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)]), 24)
+    assert len(found) == problems
+    assert all("INT4 by 64 or 128" in problem for problem in found)

@@ -65,9 +65,12 @@ def test_quantised_decoder_builds_with_its_weights_as_integers(
     manifest = read_manifest(folder)
     graph = manifest.graphs["decoder"]
     model = onnx.load(folder / graph.file)
-    assert unsupported(model, manifest.opset) == []
     restored = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
     assert len(restored) == 7 + 1
+    # Plain TensorRT documents no such blocks; nothing else is in its way.
+    problems = unsupported(model, manifest.opset)
+    assert len(problems) == len(restored)
+    assert all(f"one scale for {BLOCK} numbers of {precision.upper()}" in problem for problem in problems)
 
     options = BuildOptions(workspace_mb=256, compute_capabilities=[(8, 9)], fused=activations != "fp32")
     built = build_engine(trt, folder, graph, precision=precision, profiles=graph.profiles, options=options)
