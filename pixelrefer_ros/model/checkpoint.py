@@ -19,6 +19,7 @@ from pixelrefer_ros.model.object_encoder import ObjectEncoder
 from pixelrefer_ros.model.tokenizer import TOKENIZER_FILES, ChatTokenizer, has_tokenizer
 from pixelrefer_ros.model.vision_config import VISION_PREFIX, read_vision_config
 from pixelrefer_ros.model.weights import WeightFiles
+from pixelrefer_ros.runtime import keep_float32
 
 REGION_PREFIX = "model.region_encoder."
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -61,6 +62,7 @@ def load_network(folder: Path, *, device: torch.device, dtype: torch.dtype) -> P
     language.model.rotary_emb = type(language.model.rotary_emb)(config.language).to(device)
     for module in prefixes:
         module.eval().requires_grad_(False)
+    keep_float32(device, dtype)
     return PixelReferNetwork(config=config, vision=vision, object_encoder=encoder, language=language)
 
 

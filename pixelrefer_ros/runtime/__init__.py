@@ -31,6 +31,7 @@ from pixelrefer_ros.runtime.manifest import (
 from pixelrefer_ros.runtime.onnxruntime_session import OnnxRuntimeBackend, OnnxRuntimeSession, newest_opset
 from pixelrefer_ros.runtime.sampling import GREEDY, Sampling, TokenChooser
 from pixelrefer_ros.runtime.session import Backend, Session, check_feeds, torch_dtype
+from pixelrefer_ros.runtime.torch_precision import keep_float32
 from pixelrefer_ros.runtime.torch_session import TorchSession, embedding_of
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "embedding_of",
     "file_hash",
     "is_exported",
+    "keep_float32",
     "newest_opset",
     "open_backend",
     "read_manifest",

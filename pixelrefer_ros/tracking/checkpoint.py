@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import Sam2VideoConfig, Sam2VideoModel
 
 from pixelrefer_ros.errors import CheckpointError, ParameterError
-from pixelrefer_ros.runtime import file_hash
+from pixelrefer_ros.runtime import file_hash, keep_float32
 from pixelrefer_ros.tracking.meta_checkpoint import read_meta_checkpoint
 from pixelrefer_ros.tracking.meta_config import config_for_meta
 
@@ -47,11 +47,13 @@ def load_sam2(
         set_image_size(config, image_size)
     model = build_model(config, weights, source=str(path), dtype=DTYPES[dtype])
     try:
-        return model.to(device)
+        model = model.to(device)
     except (RuntimeError, AssertionError) as error:
         raise ParameterError(
             f"device {device!r} cannot be used ({error}): give cpu, or a cuda device"
         ) from error
+    keep_float32(torch.device(device), DTYPES[dtype])
+    return model
 
 
 def locate_sam2(path_or_id: str | Path) -> Path:
