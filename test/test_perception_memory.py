@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pixelrefer_ros.errors import NoFrame
 from pixelrefer_ros.perception.memory import FrameMemory, RememberedMask, spread
-from pixelrefer_ros.types import Box, Frame, Track, TrackState
+from pixelrefer_ros.types import NANOSECONDS, Box, Frame, Track, TrackState
 
 PIXELS = np.zeros((8, 8, 3), np.uint8)
 
@@ -63,8 +63,32 @@ def test_a_frame_that_was_pointed_at_does_not_make_way_for_the_next():
 
 
 @pytest.mark.parametrize("stamp", [5, 3])
-def test_a_stamp_that_does_not_advance_starts_over(stamp):
-    assert stamps_of(remember([1, 5, stamp])) == [stamp]
+def test_an_image_that_comes_twice_or_late_takes_the_place_of_those_not_older_and_of_no_other(stamp):
+    assert stamps_of(remember([1, 2, 5, stamp, 6])) == [1, 2, stamp, 6]
+
+
+def test_repeated_and_disordered_stamps_cost_no_more_than_the_frames_they_fall_on():
+    stamps = [second * NANOSECONDS // 10 for second in (0, 1, 1, 2, 3, 2, 4, 5, 5, 5, 6)]
+    assert stamps_of(remember(stamps, capacity=9)) == sorted({*stamps} - {stamps[4]})
+
+
+@pytest.mark.parametrize(("back_ns", "kept"), [(NANOSECONDS, 2), (NANOSECONDS + 1, 1)])
+def test_a_stamp_more_than_a_second_back_starts_over(back_ns, kept):
+    assert len(remember([1, 3 * NANOSECONDS, 3 * NANOSECONDS - back_ns])) == kept
+
+
+def test_a_camera_that_does_not_stamp_is_remembered_by_its_newest_image():
+    memory = remember([0, 0, 0])
+    assert stamps_of(memory) == [0] and memory.newest is memory.at(0)
+
+
+def test_the_second_of_two_alike_stays_if_the_first_was_pointed_at():
+    memory = FrameMemory(4, 1.0)
+    for place, stamp in enumerate((1, 2, 3, 3, 4, 5)):
+        seen = memory.arrived(Frame(PIXELS, stamp))
+        seen.pointed_at = place == 2
+        memory.add(seen)
+    assert stamps_of(memory) == [1, 3, 5]
 
 
 def test_the_nearest_frame_within_the_interval_is_found():

@@ -16,6 +16,10 @@ from pixelrefer_ros.types import NANOSECONDS, Box, Frame, Mask, Track, TrackStat
 if TYPE_CHECKING:
     from pixelrefer_ros.model import GlobalFeatures, ObjectTokens
 
+SET_BACK_NS = NANOSECONDS
+"""A stamp further than this behind the newest one is of a clock that was set back, or of a bag that starts
+over. One that is nearer is of an image that came twice or late, or of a clock that was corrected a little."""
+
 
 @dataclass(eq=False, slots=True)
 class RememberedMask:
@@ -104,13 +108,18 @@ class FrameMemory:
     def add(self, seen: RememberedFrame) -> None:
         """Remember a frame as the newest.
 
-        A stamp that is not later than the newest one (a bag that starts over, a clock that was set
-        back, a camera that does not stamp) makes times meaningless: the frames before it are forgotten.
+        A stamp may repeat (a driver that sends an image twice, a camera that does not stamp) or go back a
+        little (images that overtake each other, a clock that is corrected): then the frames that are not
+        older make way. One that goes back by more than `SET_BACK_NS` (a bag that starts over, a clock that
+        was set back) makes times meaningless: all frames before it are forgotten.
         """
-        frames = self._frames
-        if frames and seen.frame.stamp_ns <= frames[-1].frame.stamp_ns:
+        frames, stamp_ns = self._frames, seen.frame.stamp_ns
+        if frames and frames[-1].frame.stamp_ns - stamp_ns > SET_BACK_NS:
             frames.clear()
-        elif len(frames) >= 2:
+        while frames and frames[-1].frame.stamp_ns >= stamp_ns:
+            # Who takes the place of a frame that was pointed at may now be all that shows the object.
+            seen.pointed_at |= frames.pop().pointed_at
+        if len(frames) >= 2:
             # The previous newest frame stays only if it is far enough from the one before it.
             apart = frames[-1].frame.stamp_ns - frames[-2].frame.stamp_ns
             if apart < self._interval_ns and not frames[-1].pointed_at:
