@@ -94,12 +94,23 @@ class Recording:
         self.raw(TOPIC, "sensor_msgs/msg/Image", time_ns, bytes(data))
 
 
-def test_an_image_without_stamp_gets_the_time_of_recording(tmp_path):
+def test_images_of_a_topic_without_stamps_get_the_time_of_recording(tmp_path):
     recording = Recording(tmp_path / "bag")
-    recording.image(5_000, 0)
-    recording.image(6_000, 77)
+    for time_ns in (5_000, 6_000):
+        recording.image(time_ns, 0)
     recording.writer.close()
-    assert [f.stamp_ns for f in read_frames(tmp_path / "bag", TOPIC)] == [5_000, 77]
+    assert [f.stamp_ns for f in read_frames(tmp_path / "bag", TOPIC)] == [5_000, 6_000]
+
+
+def test_two_clocks_are_never_mixed_an_unstamped_image_among_stamped_ones_is_left_out(tmp_path):
+    recording = Recording(tmp_path / "bag")
+    for place, stamp_ns in enumerate((0, 0, 77, 88, 0, 99)):  # a simulation's clock begins at 0
+        recording.image(START_NS + place, stamp_ns)
+    recording.writer.close()
+    left_out: dict[int, str] = {}
+    stamps = [f.stamp_ns for f in read_frames(tmp_path / "bag", TOPIC, on_broken=left_out.__setitem__)]
+    assert stamps == [77, 88, 99] and sorted(left_out) == [0, 1, 4]
+    assert "no stamp, while others of the topic have one" in left_out[0]
 
 
 def test_broken_images_are_named_and_left_out(tmp_path):

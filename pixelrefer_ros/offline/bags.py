@@ -24,7 +24,7 @@ IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 
 BrokenImageListener = Callable[[int, str], None]
-"""Told the index of an image message that cannot be read, counted on its topic from 0, and why."""
+"""Told the index of an image message that cannot be used, counted on its topic from 0, and why."""
 
 _log = logging.getLogger(__name__)
 
@@ -113,10 +113,12 @@ class ImageBag:
     def frames(self, on_broken: BrokenImageListener = log_broken_image) -> Iterator[tuple[int, Frame]]:
         """Every readable image of the topic, in the bag's order.
 
-        A frame's stamp is its header's; where that is zero, the time of recording.
+        A frame's stamp is its header's. Where all headers of the topic are without one, as those of a camera
+        that does not stamp, it is the time of recording; where only some are, these images are left out: the
+        two clocks may be years apart.
 
         Args:
-            on_broken: told of each image message that cannot be read; it is left out.
+            on_broken: told of each image message that cannot be used; it is left out.
 
         Yields:
             The message's index on the topic, and its frame.
@@ -124,11 +126,13 @@ class ImageBag:
         Raises:
             InputFileError: the recording breaks off.
         """
-        decode = _DECODE[self.message_type]
+        decode, stamped = _DECODE[self.message_type], self._is_stamped()
         for index, (time_ns, data) in enumerate(self.raw()):
             try:
                 message: Any = ros_types().deserialize_cdr(data, self.message_type)
                 stamp_ns = message.header.stamp.sec * NANOSECONDS + message.header.stamp.nanosec
+                if stamped and not stamp_ns:
+                    raise ImageError("its header has no stamp, while others of the topic have one")
                 frame = Frame(decode(message), stamp_ns or time_ns, message.header.frame_id)
             except ImageError as error:
                 on_broken(index, str(error))
@@ -136,6 +140,17 @@ class ImageBag:
                 on_broken(index, f"not a {self.message_type}: {type(error).__name__}: {error}")
             else:
                 yield index, frame
+
+    def _is_stamped(self) -> bool:
+        """Whether any image of the topic has a stamp; only a topic without one is read to its end for this.
+
+        It is looked for in the bytes: the header comes first, and its stamp right after the four bytes in
+        which CDR says its byte order.
+        """
+        try:
+            return any(len(data) >= 12 and any(data[4:12]) for _, data in self.raw())
+        except InputFileError:
+            return False  # who reads the frames comes to the same place
 
 
 def read_frames(
@@ -146,10 +161,10 @@ def read_frames(
     Args:
         path: a rosbag2 folder, or a single ``.mcap`` or ``.db3`` file.
         topic: an image topic in it, raw or compressed.
-        on_broken: told of each image message that cannot be read; it is left out.
+        on_broken: told of each image message that cannot be used; it is left out.
 
     Yields:
-        Frames with their header's stamp (the time of recording where it is zero) and frame id.
+        Frames with their stamp, see `ImageBag.frames`, and frame id.
 
     Raises:
         InputFileError: the bag cannot be read, or has no such image topic.
