@@ -56,6 +56,20 @@ def bag(tmp_path_factory) -> Path:
     return write_image_bag(tmp_path_factory.mktemp("bag") / "mcap", map(frame, range(FRAMES)), TOPIC)
 
 
+def record(folder: Path, taken: list[int], broken: int = -1) -> Path:
+    """A bag with frames of the moving square in any order; one, by its place, may be a byte too short."""
+    types = ros_types().types
+    with Writer(folder, version=9) as writer:
+        connection = writer.add_connection(TOPIC, IMAGE, typestore=ros_types())
+        for place, shot in enumerate(map(frame, taken)):
+            stamp = types["builtin_interfaces/msg/Time"](*divmod(shot.stamp_ns, 10**9))
+            header = types["std_msgs/msg/Header"](stamp, shot.frame_id)
+            data = shot.rgb.reshape(-1)[: -1 if place == broken else None]
+            message = types[IMAGE](header, 64, 96, "rgb8", 0, 288, data)
+            writer.write(connection, place * PERIOD_NS, ros_types().serialize_cdr(message, IMAGE))
+    return folder
+
+
 class Replay:
     """The command, with inputs a test can change."""
 
@@ -244,23 +258,45 @@ def test_max_frames_stops_early(replay):
 
 
 def test_a_broken_image_is_told_and_the_others_are_used(replay, tmp_path, capsys):
-    with Writer(tmp_path / "broken", version=9) as writer:
-        connection = writer.add_connection(TOPIC, IMAGE, typestore=ros_types())
-        for index in range(4):
-            types = ros_types().types
-            shot = frame(index)
-            header = types["std_msgs/msg/Header"](
-                types["builtin_interfaces/msg/Time"](*divmod(shot.stamp_ns, 10**9)), shot.frame_id
-            )
-            data = shot.rgb.reshape(-1)[: -1 if index == 1 else None]
-            message = types[IMAGE](header, 64, 96, "rgb8", 0, 288, data)
-            writer.write(connection, shot.stamp_ns, ros_types().serialize_cdr(message, IMAGE))
-    replay.bag = tmp_path / "broken"
+    replay.bag = record(tmp_path / "broken", [0, 1, 2, 3], broken=1)
     replay.regions = REGIONS[:1]
     replay.questions = [{"text": "What is <region>?", "objects": ["square"], "max_tokens": 2, "frame": 1}]
     _, (line,) = replay()
     assert line["frame"] == 2, "the first readable image at or after the one asked for"
     assert "image 1 is skipped" in capsys.readouterr().err
+
+
+def test_images_that_come_twice_or_late_change_no_answer_and_are_counted(replay, tmp_path, capsys):
+    looking_back = {
+        "text": "What happens?",
+        "objects": ["square"],
+        "frames": 8,
+        "history_s": 5,
+        "max_tokens": 8,
+    }
+    replay.regions, replay.questions = REGIONS[:1], [looking_back]
+    answers = []
+    for name, taken in (("even", [0, 1, 2, 3, 4, 5]), ("uneven", [0, 1, 1, 2, 3, 2, 4, 5, 5])):
+        replay.bag = record(tmp_path / name, taken)
+        answers += replay("--no-timing")[1]
+    even, uneven = answers
+    assert uneven == even | {"frame": 7}, "where the sixth of them lies in the recording"
+    assert uneven["frame_stamps_ns"] == [frame(index).stamp_ns for index in range(6)]
+    said = capsys.readouterr()
+    assert "6 frames, 0 images skipped" in said.out and "6 frames, 3 images skipped" in said.out
+    assert "image 2 is skipped: its stamp, 1100000000 ns, is that of the newest image before it" in said.err
+
+
+def test_a_clock_set_back_is_told_and_questions_are_asked_on(replay, tmp_path, capsys):
+    replay.bag = record(tmp_path / "again", [20, 21, 22, 23, 0, 1, 2, 3])
+    replay.regions = REGIONS[:1]
+    ask = {"text": "And now?", "objects": ["square"], "max_tokens": 2}
+    replay.questions = [ask | {"id": "again", "every_s": 0.2}, ask | {"id": "once", "at": 0.5}]
+    _, lines = replay()
+    asked = [(line["question_id"], line["frame"]) for line in lines]
+    # From frame 3 to 4 no time is known to pass: 0.2 s after frame 2 is frame 5, 0.5 s after 0 is frame 6.
+    assert asked == [("again", 0), ("again", 2), ("again", 5), ("once", 6), ("again", 7)]
+    assert "image 4 is 2.3 s earlier than the one before: the clock was set back" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["overlay.mp4", "overlay.gif"])
@@ -322,6 +358,11 @@ def test_a_repeated_question_keeps_its_beat_and_never_catches_up():
     question = entry(when=When(frame=0), every_ns=100)
     assert asked_at(question, [1000, 1090, 1110, 1200, 1290, 1300]) == [1000, 1110, 1200, 1300]
     assert asked_at(question, [1000, 1550, 1560, 1600]) == [1000, 1550, 1600], "a gap asks once"
+
+
+def test_a_clock_set_back_keeps_the_beat_of_a_repeated_question():
+    question = entry(when=When(frame=0), every_ns=100)
+    assert asked_at(question, [9000, 9090, 1000, 1009, 1010, 1110]) == [9000, 1010, 1110]
 
 
 def test_a_question_without_repetition_is_asked_once():

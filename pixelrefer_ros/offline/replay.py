@@ -92,11 +92,12 @@ def _replay(
     # Imported only here: these load torch, and every mistake in the input is found without it.
     from pixelrefer_ros.model_source import backends_in_words, load_perception
     from pixelrefer_ros.offline.run import ReplayRun
+    from pixelrefer_ros.offline.stream import in_order
 
     perception = load_perception(parameters)
     out = stack.enter_context(_open_out(args.out))
     _say(backends_in_words(perception))
-    broken: list[int] = []
+    skipped: list[int] = []
 
     def write(record: dict[str, Any]) -> None:
         out.write(line(record))
@@ -104,17 +105,25 @@ def _replay(
         _say(_in_words(record))
 
     def skip(index: int, reason: str) -> None:
-        broken.append(index)
+        skipped.append(index)
         _say(f"image {index} is skipped: {reason}")
+
+    def set_back(index: int, seconds: float) -> None:
+        _say(
+            f"image {index} is {seconds:g} s earlier than the one before: the clock was set back; what came "
+            "before is not looked back at, and times count on from there"
+        )
 
     replay = ReplayRun(
         perception, regions, questions, on_record=write, on_scene=show, timing=not args.no_timing
     )
-    frames = islice(bag.frames(skip), args.max_frames)
+    frames = islice(in_order(bag.frames(skip), skip, set_back), args.max_frames)
     outcome = replay.run(_with_progress(frames, min(bag.count, args.max_frames or bag.count)))
     counts = ", ".join(f"{count} {status.name}" for status, count in sorted(outcome.answers.items()))
     print(f"{args.out}: {counts or 'no question'}; {perception.model}")
-    print(f"{outcome.frames} frames, {len(broken)} images skipped, {outcome.refused_regions} regions refused")
+    print(
+        f"{outcome.frames} frames, {len(skipped)} images skipped, {outcome.refused_regions} regions refused"
+    )
     if args.overlay is not None:
         print(args.overlay)
     return 0 if outcome.all_ok else 1

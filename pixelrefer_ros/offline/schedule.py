@@ -19,13 +19,18 @@ class _Asked:
 
 
 class Schedule:
-    """Hands out each region once and each question as often as its file says, frame by frame."""
+    """Hands out each region once and each question as often as its file says, frame by frame.
+
+    Stamps that go back are of a clock that was set back: the time from one frame to the other is not known,
+    and counts as none. So what has passed since the first frame, and since a question was asked, stays so.
+    """
 
     def __init__(self, regions: Sequence[RegionEntry], questions: Sequence[QuestionEntry]) -> None:
         """Begin before the first frame."""
         self._regions = list(regions)
         self._questions = [_Asked(entry) for entry in questions]
         self._first_ns: int | None = None
+        self._newest_ns = 0
 
     def regions_due(self, index: int, stamp_ns: int) -> list[RegionEntry]:
         """The regions whose moment this frame is the first to reach, in the file's order.
@@ -34,7 +39,7 @@ class Schedule:
             index: the frame's index on its topic.
             stamp_ns: its stamp.
         """
-        first_ns = self._start(stamp_ns)
+        first_ns = self._advance(stamp_ns)
         due = [entry for entry in self._regions if entry.when.reached(index, stamp_ns, first_ns)]
         self._regions = [entry for entry in self._regions if entry not in due]
         return due
@@ -49,7 +54,7 @@ class Schedule:
             index: the frame's index on its topic.
             stamp_ns: its stamp.
         """
-        first_ns = self._start(stamp_ns)
+        first_ns = self._advance(stamp_ns)
         due = []
         for asked in self._questions:
             entry = asked.entry
@@ -75,7 +80,15 @@ class Schedule:
         questions = [a.entry for a in self._questions if a.entry.when is not None and not a.started]
         return list(self._regions), questions
 
-    def _start(self, stamp_ns: int) -> int:
+    def _advance(self, stamp_ns: int) -> int:
+        """Go on to a frame; the stamp that its time since the first frame is counted from."""
         if self._first_ns is None:
             self._first_ns = stamp_ns
+        elif stamp_ns < self._newest_ns:
+            set_back_ns = self._newest_ns - stamp_ns
+            self._first_ns -= set_back_ns
+            for asked in self._questions:
+                if asked.due_ns is not None:
+                    asked.due_ns -= set_back_ns
+        self._newest_ns = stamp_ns
         return self._first_ns
