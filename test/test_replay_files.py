@@ -27,7 +27,7 @@ REGIONS = [
 QUESTIONS = [
     {"text": "What is <region>?", "objects": ["cup"]},
     {"id": "two", "text": "Is <region> on <region>?", "objects": ["spoon", 1], "frames": 4, "history_s": 2.5},
-    {"text": "And now?", "objects": [3], "every_s": 0.25, "max_tokens": 9},
+    {"text": "And now?", "objects": [4], "every_s": 0.25, "max_tokens": 9},
     {"text": "And then?", "objects": ["4"], "every_s": 2, "at": 1},
 ]
 
@@ -74,10 +74,18 @@ def test_questions_are_read_as_written(tmp_path, mask, name):
     assert (first.id, first.text, first.objects, first.when) == ("q1", "What is <region>?", ("cup",), None)
     assert (first.frames, first.history_s, first.max_tokens, first.every_ns) == (1, 0.0, 0, 0)
     assert (second.id, second.objects, second.frames, second.history_s) == ("two", ("spoon", "cup"), 4, 2.5)
-    # Numbers count objects, not entries: the second "cup" entry corrects the first.
     assert (third.objects, third.every_ns, third.max_tokens) == (("4",), 250_000_000, 9)
     assert third.when == When(frame=0)
     assert fourth.when == When(after_ns=1_000_000_000)
+
+
+def test_a_number_is_that_of_an_entry_also_after_a_correction(tmp_path):
+    box = {"box": [1, 2, 3, 4]}
+    regions = read_regions(write(tmp_path / "r.json", [box | {"id": "cup"}, box | {"id": "cup"}, box, box]))
+    asked = [{"text": "What?", "objects": [wanted]} for wanted in (1, 2, 3, "3", 4, "4")]
+    questions = read_questions(write(tmp_path / "q.json", asked), regions)
+    names = [name for question in questions for name in question.objects]
+    assert names == ["cup", "cup", "3", "3", "4", "4"]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +152,7 @@ QUESTION_MISTAKES = [
     ({"text": "What?", "objects": "cup"}, ["objects is 'cup'", "list"]),
     ({"text": "What?", "objects": ["pan"]}, ["'pan'", "cup, spoon"]),
     ({"text": "What?", "objects": [0]}, ["0 is no object"]),
-    ({"text": "What?", "objects": [3]}, ["3 is no object"]),
+    ({"text": "What?", "objects": [4]}, ["4 is no object", "its objects: cup, spoon"]),
     ({"text": "What?", "objects": [[1]]}, ["[1] is no object"]),
     ({"text": "What?", "objects": [1], "frames": 0}, ["frames is 0", "at least 1"]),
     ({"text": "What?", "objects": [1], "every_s": 0}, ["every_s is 0", "more than 0"]),

@@ -135,10 +135,10 @@ def read_regions(path: Path | str) -> list[RegionEntry]:
 def read_questions(path: Path | str, regions: Sequence[RegionEntry]) -> list[QuestionEntry]:
     """Read a questions file.
 
-    Fields of an entry: ``text``, ``objects`` (names of objects in the regions file, or their numbers there,
-    counted from 1), one of ``at``, ``frame``, ``stamp_ns`` (default: after the last frame), ``every_s`` (ask
-    again and again; from the first frame on, unless a start is given), ``frames``, ``history_s``,
-    ``max_tokens`` and ``id`` (default: ``q`` and the entry's number).
+    Fields of an entry: ``text``, ``objects`` (names of objects in the regions file, or numbers of entries
+    there, counted from 1), one of ``at``, ``frame``, ``stamp_ns`` (default: after the last frame),
+    ``every_s`` (ask again and again; from the first frame on, unless a start is given), ``frames``,
+    ``history_s``, ``max_tokens`` and ``id`` (default: ``q`` and the entry's number).
 
     Args:
         path: the file, JSON if its name ends in ``.json``, else YAML.
@@ -150,8 +150,7 @@ def read_questions(path: Path | str, regions: Sequence[RegionEntry]) -> list[Que
     Raises:
         InputFileError: naming file, entry, field, value and remedy.
     """
-    names = list(dict.fromkeys(region.name for region in regions))
-    return [_question(entry, names) for entry in read_entries(path, "questions", "question")]
+    return [_question(entry, regions) for entry in read_entries(path, "questions", "question")]
 
 
 def _when(entry: Entry) -> When | None:
@@ -215,14 +214,14 @@ def _mask(entry: Entry) -> np.ndarray:
     return np.asarray(decoded) != 0
 
 
-def _question(entry: Entry, names: list[str]) -> QuestionEntry:
+def _question(entry: Entry, regions: Sequence[RegionEntry]) -> QuestionEntry:
     entry.only(_QUESTION_FIELDS)
     every_ns = round(entry.seconds("every_s", above=0) * NANOSECONDS) if "every_s" in entry else 0
     return QuestionEntry(
         number=entry.number,
         id=entry.text("id", default=f"q{entry.number}"),
         text=entry.text("text"),
-        objects=tuple(_object(entry, wanted, names) for wanted in entry.sequence("objects")),
+        objects=tuple(_object(entry, wanted, regions) for wanted in entry.sequence("objects")),
         when=_when(entry) or (When(frame=0) if every_ns else None),
         every_ns=every_ns,
         frames=entry.whole("frames", default=1, least=1),
@@ -231,10 +230,12 @@ def _question(entry: Entry, names: list[str]) -> QuestionEntry:
     )
 
 
-def _object(entry: Entry, wanted: object, names: list[str]) -> str:
+def _object(entry: Entry, wanted: object, regions: Sequence[RegionEntry]) -> str:
+    names = [region.name for region in regions]
     if isinstance(wanted, str) and wanted in names:
         return wanted
+    # An entry without an id is named by its number, so that 3 and "3" are the same object.
     if is_whole(wanted) and isinstance(wanted, int) and 1 <= wanted <= len(names):
         return names[wanted - 1]
-    known = ", ".join(names) or "none"
+    known = ", ".join(dict.fromkeys(names)) or "none"
     entry.wrong("objects", f"{wanted!r:.60} is no object of the regions file; its objects: {known:.500}")
