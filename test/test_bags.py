@@ -171,8 +171,12 @@ def test_a_recording_cut_short_is_one_clear_error(tmp_path, storage, share):
     (file,) = [*folder.glob("*.mcap"), *folder.glob("*.db3")]
     cut(file, share)
     for path in (folder, file):
-        with pytest.raises(InputFileError, match=r"cannot be read|no image topic"):
+        with pytest.raises(InputFileError, match=r"cannot be read|no image topic") as caught:
             list(read_frames(path, TOPIC))
+        if "cannot be read" in str(caught.value):
+            assert {"mcap": f"`mcap recover {file} -o", "sqlite3": f"`sqlite3 {file} .recover |"}[
+                storage
+            ] in str(caught.value), "what helps"
 
 
 @pytest.mark.parametrize("name", ["a.mcap", "a.db3", "a.bag", "a.txt"])
@@ -190,6 +194,15 @@ def test_a_path_that_does_not_exist_is_one_clear_error(tmp_path):
 def test_a_folder_without_metadata_is_one_clear_error(tmp_path):
     with pytest.raises(InputFileError, match=r"metadata"):
         list(read_frames(tmp_path, TOPIC))
+
+
+def test_a_folder_whose_recorder_was_killed_names_the_file_to_give(tmp_path):
+    folder = write_image_bag(tmp_path / "bag", frames(), TOPIC)
+    (folder / "metadata.yaml").unlink()
+    file = folder / "bag.mcap"
+    with pytest.raises(InputFileError, match=f"metadata.*give a file in it, such as {file}, or .* reindex"):
+        list(read_frames(folder, TOPIC))
+    assert_same(list(read_frames(file, TOPIC)), frames())
 
 
 def test_a_database_of_something_else_is_one_clear_error(tmp_path):

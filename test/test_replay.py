@@ -299,6 +299,26 @@ def test_a_clock_set_back_is_told_and_questions_are_asked_on(replay, tmp_path, c
     assert "image 4 is 2.3 s earlier than the one before: the clock was set back" in capsys.readouterr().err
 
 
+def test_a_recording_that_breaks_off_is_replayed_up_to_there_and_exit_status_1(replay, tmp_path, capsys):
+    folder = write_image_bag(tmp_path / "torn", map(frame, range(20)), TOPIC, "sqlite3")
+    (file,) = folder.glob("*.db3")
+    raw, page = bytearray(file.read_bytes()), 4096
+    middle = (
+        len(raw) // 2 // page * page
+    )  # a page within an image, which names the next one: none such exists
+    raw[middle : middle + page] = b"\xa5" * page
+    file.write_bytes(raw)
+    replay.bag, replay.regions, replay.questions = folder, REGIONS[:1], QUESTIONS[:1]
+    status, lines = replay()
+    (answer,) = lines
+    assert (answer["question_id"], answer["status"]) == ("q1", "OK") and 5 < answer["frame"] < 15
+    read = f"{answer['frame'] + 1} frames"
+    said = capsys.readouterr()
+    assert status == 1 and f"{read}, 0 images skipped" in said.out
+    assert f"the recording breaks off after {read}: bag {folder} cannot be read" in said.err
+    assert f"sqlite3 {file} .recover | sqlite3 recovered.db3" in said.err
+
+
 @pytest.mark.parametrize("name", ["overlay.mp4", "overlay.gif"])
 def test_the_overlay_shows_every_frame_and_holds_the_last(replay, tmp_path, name):
     replay("--overlay", str(tmp_path / name))

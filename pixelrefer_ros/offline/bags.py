@@ -202,10 +202,21 @@ def _open(path: Path) -> Reader:
 
 
 def _broken(path: Path, error: Exception) -> str:
-    return (
-        f"bag {path} cannot be read ({type(error).__name__}: {error}); give a rosbag2 folder, or a .mcap or "
-        ".db3 file; `ros2 bag reindex` may repair a recording that was cut short"
-    )
+    return f"bag {path} cannot be read ({type(error).__name__}: {error}); {_remedy(path)}"
+
+
+def _remedy(path: Path) -> str:
+    """What helps with a recording whose recorder was killed, or of which only a part was copied."""
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for ending in _RECOVER for file in path.glob(f"*{ending}"))
+        if files and not (path / "metadata.yaml").exists():
+            return f"give a file in it, such as {files[0]}, or let `ros2 bag reindex {path}` write that file"
+    ending = files[0].suffix if files else ""
+    if ending not in _RECOVER:
+        return "give a rosbag2 folder, or a .mcap or .db3 file"
+    command = _RECOVER[ending].format(files[0] if len(files) == 1 else f"FILE{ending}")
+    return f"if it was cut short, `{command}` may save most of it into a file to give instead"
 
 
 def _listing(images: Iterable[Connection]) -> str:
@@ -215,6 +226,11 @@ def _listing(images: Iterable[Connection]) -> str:
 def _decode_compressed_message(message: Any) -> RgbImage:
     return decode_compressed(message.data, format=message.format)
 
+
+_RECOVER = {
+    ".mcap": "mcap recover {} -o recovered.mcap",
+    ".db3": "sqlite3 {} .recover | sqlite3 recovered.db3",
+}
 
 _DECODE: dict[str, Callable[[Any], RgbImage]] = {
     IMAGE: message_to_rgb,

@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     parser.description = (
         "Track the regions of a file through a recorded camera topic and ask the questions of another file. "
-        "Exit status: 0 every answer OK, 1 a question or region not OK, 2 bad input."
+        "Exit status: 0 every answer OK, 1 a question or region not OK or a recording that breaks off, "
+        "2 bad input."
     )
     parser.add_argument("bag", type=Path, help="a rosbag2 folder, or a .mcap or .db3 file")
     parser.add_argument("--image-topic", required=True, metavar="TOPIC", help="raw or compressed images")
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         args: as `add_arguments` declares them.
 
     Returns:
-        0 if every region was taken and every answer is OK, else 1.
+        0 if every region was taken, every answer is OK, and the recording was read to its end; else 1.
 
     Raises:
         PixelReferError: an input cannot be used; nothing, or only the lines so far, has been written.
@@ -92,7 +93,7 @@ def _replay(
     # Imported only here: these load torch, and every mistake in the input is found without it.
     from pixelrefer_ros.model_source import backends_in_words, load_perception
     from pixelrefer_ros.offline.run import ReplayRun
-    from pixelrefer_ros.offline.stream import in_order
+    from pixelrefer_ros.offline.stream import in_order, until_break
 
     perception = load_perception(parameters)
     out = stack.enter_context(_open_out(args.out))
@@ -114,10 +115,12 @@ def _replay(
             "before is not looked back at, and times count on from there"
         )
 
+    breaks: list[InputFileError] = []
     replay = ReplayRun(
         perception, regions, questions, on_record=write, on_scene=show, timing=not args.no_timing
     )
-    frames = islice(in_order(bag.frames(skip), skip, set_back), args.max_frames)
+    readable = until_break(bag.frames(skip), breaks.append)
+    frames = islice(in_order(readable, skip, set_back), args.max_frames)
     outcome = replay.run(_with_progress(frames, min(bag.count, args.max_frames or bag.count)))
     counts = ", ".join(f"{count} {status.name}" for status, count in sorted(outcome.answers.items()))
     print(f"{args.out}: {counts or 'no question'}; {perception.model}")
@@ -126,7 +129,9 @@ def _replay(
     )
     if args.overlay is not None:
         print(args.overlay)
-    return 0 if outcome.all_ok else 1
+    for error in breaks:
+        _say(f"the recording breaks off after {outcome.frames} frames: {error}")
+    return 0 if outcome.all_ok and not breaks else 1
 
 
 def _parameters(args: argparse.Namespace) -> Parameters:

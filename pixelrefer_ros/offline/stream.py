@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The images of a recording as a run can use them: each once, in the order in which they were taken."""
+"""The images of a recording as a run can use them: each once, in order, up to where it breaks off."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from pixelrefer_ros.errors import InputFileError
 from pixelrefer_ros.offline.bags import BrokenImageListener
 from pixelrefer_ros.perception.memory import SET_BACK_NS
 from pixelrefer_ros.types import NANOSECONDS, Frame
@@ -39,3 +40,27 @@ def in_order(
             on_set_back(index, behind_ns / NANOSECONDS)
         newest_ns = frame.stamp_ns
         yield index, frame
+
+
+def until_break(frames: IndexedFrames, on_break: Callable[[InputFileError], None]) -> IndexedFrames:
+    """The frames up to where the recording breaks off.
+
+    Args:
+        frames: of a recording.
+        on_break: told of the break, if there is one.
+
+    Yields:
+        The frames before it.
+
+    Raises:
+        InputFileError: there is none before it.
+    """
+    any_came = False
+    try:
+        for frame in frames:
+            any_came = True
+            yield frame
+    except InputFileError as error:
+        if not any_came:
+            raise
+        on_break(error)
