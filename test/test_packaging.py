@@ -177,6 +177,12 @@ def test_pip_can_take_for_each_python_what_is_pinned_for_it(python: str) -> None
         assert asked[name].specifier.contains(version), f"{asked[name]} keeps pip from {pin}"
 
 
+def test_pip_takes_no_rosbags_of_before_its_writer_could_be_told_the_storage() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (asked,) = re.findall(r'"(rosbags\S*)"', project)
+    assert not Requirement(asked).specifier.contains("0.10.8"), "no StoragePlugin, no Writer(storage_plugin=)"
+
+
 def test_a_wheel_holds_every_module_the_trained_models_and_the_command(tmp_path: Path) -> None:
     source = tmp_path / "source"
     skipped = shutil.ignore_patterns("__pycache__", "built")
