@@ -42,7 +42,7 @@ format: setup ## let ruff format and mend what it can
 test: lint ## lint, then every test; PYTEST_ARGS are passed on
 	@$(ENV) python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS) < /dev/null
 
-demo: setup ## a camera, the node and an agent as three processes; results in out/
+demo: setup ## a camera, the node, an agent and a recorder as four processes; results in out/
 	@$(ENV) python demo/run.py
 
 docs: setup ## write the reference pages: docs/messages.md and docs/parameters.md
