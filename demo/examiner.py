@@ -22,7 +22,7 @@ from scenes import SHAPES
 from pixelrefer_ros.errors import NoFrame
 from pixelrefer_ros.ros import PixelReferClient
 from pixelrefer_ros.training.world import Renderer, Sight, cast_scene, region_of
-from pixelrefer_ros.types import Answer, AnswerStatus
+from pixelrefer_ros.types import AnswerStatus
 
 _MAX_TOKENS = 72  # longer than any right answer
 _SILENCE_S = 3.0  # without a newer image: the camera has stopped
@@ -87,7 +87,7 @@ class Examiner:
                 continue
             place, asked = found
             step, tries = left.pop(place)
-            verdict = self._put(asked)
+            verdict = self._put(step, asked)
             if verdict.right is None and tries > 1:
                 left.append((step, tries - 1))
             changed_s = time.monotonic()
@@ -110,7 +110,7 @@ class Examiner:
                 return place, asked
         return None
 
-    def _put(self, asked: Asked) -> Verdict:
+    def _put(self, step: Step, asked: Asked) -> Verdict:
         for number in asked.draft.objects:  # who has just been asked about comes last the next time
             self._since[number] = self._since.pop(number)
         names = {_NAMES[number]: self._ids[number] for number in asked.draft.objects}
@@ -121,12 +121,9 @@ class Examiner:
         verdict = self._exam.mark(asked, answer)
         print(f"       {_VERDICTS[verdict.right]}", end="")
         print("" if verdict.right else f"; the truth: {verdict.truth}", flush=True)
-        self._keep(asked, answer, verdict, names)
+        marks = {"right": verdict.right, "truth": verdict.truth, "reason": verdict.reason}
+        keep(answer, names, self._scene, self._out, step=PLAN.index(step), kind=asked.kind, **marks)
         return verdict
-
-    def _keep(self, asked: Asked, answer: Answer, verdict: Verdict, names: dict[str, int]) -> None:
-        marks = {"kind": asked.kind, "truth": verdict.truth, "right": verdict.right, "reason": verdict.reason}
-        keep(answer, names, self._scene, self._out, **marks)
 
 
 def main() -> int:

@@ -19,9 +19,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from scenes import PHOTOGRAPHS, TOPIC, DemoScene, ShapesScene
+from exam import PLAN
+from scenes import PHOTOGRAPHS, TOPIC, DemoScene, PhotographScene, ShapesScene
 
-from pixelrefer_ros.model_source import TINY_RANDOM, embedded_models
+from pixelrefer_ros.model_source import SHIPPED_MODEL, SHIPPED_TRACKER, TINY_RANDOM, embedded_models
 
 ANSWERS = "answers.jsonl"
 _HERE = Path(__file__).resolve().parent
@@ -114,12 +115,19 @@ def run(out: Path, model: str, tracker: str, scenes: Sequence[DemoScene]) -> int
 
 
 def marks(answers: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """The answers that were marked, as a table, and last how many of them are right."""
+    """The answers that were marked, as a table, and last how many of them are right.
+
+    Args:
+        answers: as they were written down; those of an exam say by ``step`` which question of its plan they
+            are to.
+
+    Yields:
+        Lines of text; none if nothing was marked.
+    """
     marked = [answer for answer in answers if "right" in answer]
-    counted = [answer for answer in marked if answer["right"] is not None]
     if not marked:
         return
-    start_ns = min(stamp for answer in marked for stamp in answer["frame_stamps_ns"])
+    start_ns = min((stamp for answer in marked for stamp in answer["frame_stamps_ns"]), default=0)
     yield "\nThe answers, held against the truth in the images that each looked at:"
     for answer in marked:
         verdict = {True: "right", False: "WRONG", None: "-"}[answer["right"]]
@@ -132,7 +140,34 @@ def marks(answers: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield f"  {verdict:6} {when:>7} s  {question}  {said[:_SHOWN]}{'...' * (len(said) > _SHOWN)}"
         if not answer["right"]:
             yield f"{'':19}{answer['reason'] or 'the truth'}: {answer['truth']}"
-    yield f"\n{sum(answer['right'] for answer in counted)} of {len(counted)} right"
+    yield f"\n{tally(marked)}"
+
+
+def tally(marked: Sequence[dict[str, Any]]) -> str:
+    """How many answers are right, and how many questions of the plan have none that counts, if any."""
+    counted = [answer for answer in marked if answer["right"] is not None]
+    asked = {answer["step"] for answer in marked}
+    unclear = len(asked - {answer["step"] for answer in counted})
+    counts = [f"{sum(answer['right'] for answer in counted)} of {len(counted)} right"]
+    counts += [f"{unclear} without a clear truth"] * (unclear > 0)
+    counts += [f"{len(PLAN) - len(asked)} not asked"] * (len(PLAN) > len(asked))
+    return "; ".join(counts)
+
+
+def caution(models: Sequence[str], scenes: Sequence[DemoScene]) -> str:
+    """What to say first of models that know nothing of what is shown; empty if that is not known of them."""
+    if TINY_RANDOM in models:
+        return (
+            "These models are small and UNTRAINED: the path is real, but masks and answers mean nothing.\n"
+            "Give real ones with --model and --tracker-model."
+        )
+    shapes_only = [name for name in models if Path(name).name in (SHIPPED_MODEL, SHIPPED_TRACKER)]
+    if shapes_only and any(isinstance(scene, PhotographScene) for scene in scenes):
+        return (
+            f"Trained on the shapes world ONLY: {', '.join(shapes_only)}. Masks and answers about\n"
+            "photographs mean nothing, however sure they sound. Give others with --model and --tracker-model."
+        )
+    return ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -159,14 +194,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
     own_domain()
-    if TINY_RANDOM in (args.model, args.tracker_model):
-        print(
-            "These models are small and UNTRAINED: the path is real, but masks and answers mean nothing.\n"
-            "Give real ones with --model and --tracker-model."
-        )
+    by_name: dict[str, DemoScene] = {**photographs, ShapesScene.name: ShapesScene(args.seed, args.pace)}
+    scenes = [by_name[name] for name in args.scenes]
+    if said := caution((args.model, args.tracker_model), scenes):
+        print(said)
     started = time.monotonic()
-    shown: dict[str, DemoScene] = {**photographs, ShapesScene.name: ShapesScene(args.seed, args.pace)}
-    code = run(args.out, args.model, args.tracker_model, [shown[name] for name in args.scenes])
+    code = run(args.out, args.model, args.tracker_model, scenes)
     print(f"\n{time.monotonic() - started:.0f} s")
     answers = (args.out / ANSWERS).read_text(encoding="utf-8") if (args.out / ANSWERS).exists() else ""
     for line in marks([json.loads(line) for line in answers.splitlines()]):

@@ -249,6 +249,7 @@ def test_who_knows_everything_passes_and_who_knows_nothing_does_not(exam, monkey
     counted = [answer["right"] for answer in wise if answer["right"] is not None]
     assert len(counted) >= 10 and len({answer["kind"] for answer in wise}) >= 10
     assert all(counted)
+    assert {answer["step"] for answer in wise} == set(range(len(PLAN))), "nothing was left unasked"
     fool = take_exam(exam, lambda *_: "It is a white plain heart.", monkeypatch)
     assert not any(answer["right"] for answer in fool)
 
@@ -279,11 +280,37 @@ def test_the_printed_table_counts_what_was_marked():
 
     base = {"question": "What is <region>?", "objects": ["A"], "text": "A red star.", "status": "OK"}
     base |= {"stamp_ns": 10, "frame_stamps_ns": [10], "truth": "a blue star", "reason": ""}
-    answers = [base | {"right": right} for right in (True, True, False, None)] + [{"scene": "cat"}]
-    *_, last = lines = list(run.marks(answers))
-    assert last.strip() == "2 of 3 right"
+    rights = [True, True, False, None] + [True] * (len(PLAN) - 4)
+    answers = [base | {"step": step, "right": right} for step, right in enumerate(rights)]
+    again = [base | {"step": 3, "right": True}]  # asked again, as it could not be marked at first
+    *_, last = lines = list(run.marks(answers + again + [{"scene": "cat"}]))
+    assert last.strip() == f"{len(PLAN) - 1} of {len(PLAN)} right"
     assert sum("WRONG" in line for line in lines) == 1 and sum("a blue star" in line for line in lines) == 2
     assert list(run.marks([{"scene": "cat"}])) == []
+    *_, last = run.marks(answers[:-2])
+    assert last.strip() == f"{len(PLAN) - 4} of {len(PLAN) - 3} right; 1 without a clear truth; 2 not asked"
+
+
+def test_the_table_can_be_printed_when_no_answer_looked_at_an_image():
+    import run
+
+    lost = {"question": "What is <region>?", "objects": ["A"], "text": "", "status": "OBJECT_LOST", "step": 0}
+    lost |= {"frame_stamps_ns": [], "truth": "a blue star", "reason": "", "right": False}
+    *_, last = lines = list(run.marks([lost]))
+    assert any("What is A?  OBJECT_LOST" in line for line in lines)
+    assert last.strip() == f"0 of 1 right; {len(PLAN) - 1} not asked"
+
+
+def test_models_that_know_nothing_of_what_is_shown_are_said_to():
+    import run
+
+    photographs, shapes = run.PHOTOGRAPHS, run.ShapesScene()
+    shipped = (SHIPPED_MODEL, f"models/{SHIPPED_TRACKER}")
+    assert "UNTRAINED" in run.caution((TINY_RANDOM, "none"), [shapes])
+    for models in (shipped, (shipped[0], "none"), ("a/b", shipped[1])):
+        assert "shapes world ONLY" in run.caution(models, [shapes, photographs[0]])
+        assert run.caution(models, [shapes]) == ""
+    assert run.caution(("a/b", "none"), photographs) == ""
 
 
 def test_a_model_counts_as_shipped_once_weights_and_card_are_there(tmp_path, monkeypatch):

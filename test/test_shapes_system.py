@@ -66,7 +66,10 @@ def test_untrained_models_are_asked_everything_and_marked_wrong(tmp_path):
     assert {KINDS[kind].row for kind in kinds} >= {"category", "attributes", "place", "relation", "honest"}
     counted = [answer["right"] for answer in answers if answer["right"] is not None]
     assert sum(counted) <= 0.3 * len(counted), "random text states a true fact by chance only"
-    assert printed.rstrip().splitlines()[-1] == f"{sum(counted)} of {len(counted)} right"
+    right, *rest = printed.rstrip().splitlines()[-1].split("; ")
+    assert right == f"{sum(counted)} of {len(counted)} right"
+    unasked = len(PLAN) - len({answer["step"] for answer in answers})
+    assert (f"{unasked} not asked" in rest) == (unasked > 0), "what was not asked is told"
 
     script = json.loads((tmp_path / "scenes" / "shapes.json").read_text())
     renderer = Renderer(cast_scene(script["scene_seed"], SHAPES))
