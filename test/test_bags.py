@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +179,26 @@ def test_a_recording_cut_short_is_one_clear_error(tmp_path, storage, share):
             assert {"mcap": f"`mcap recover {file} -o", "sqlite3": f"`sqlite3 {file} .recover |"}[
                 storage
             ] in str(caught.value), "what helps"
+
+
+def test_messages_that_a_killed_recorder_left_in_the_log_are_not_missing_in_silence(tmp_path):
+    folder = write_image_bag(tmp_path / "bag", frames(6), TOPIC, "sqlite3")
+    file, killed = folder / "bag.db3", tmp_path / "killed.db3"
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute(
+            "INSERT INTO messages SELECT 7, topic_id, timestamp + 1, data FROM messages WHERE id = 6"
+        )
+        database.commit()
+        for ending in ("", "-wal"):  # as they lie there while the recorder runs
+            shutil.copy(f"{file}{ending}", f"{killed}{ending}")
+    with pytest.raises(
+        InputFileError, match=f"newest messages in {killed}-wal.*`sqlite3 {killed} 'PRAGMA wal"
+    ):
+        list(read_frames(killed, TOPIC))
+    with closing(sqlite3.connect(killed)) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert_same(list(read_frames(killed, TOPIC)), [*frames(6), frames(6)[-1]])
 
 
 @pytest.mark.parametrize("name", ["a.mcap", "a.db3", "a.bag", "a.txt"])

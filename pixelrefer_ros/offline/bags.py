@@ -193,6 +193,14 @@ def image_topics(path: Path | str) -> dict[str, str]:
 def _open(path: Path) -> Reader:
     if not path.exists():
         raise InputFileError(f"bag {path} does not exist; give a rosbag2 folder, or a .mcap or .db3 file")
+    for file in sorted(path.glob("*.db3")) if path.is_dir() else [path]:
+        # rosbags reads the .db3 alone: what a killed recorder left in the log would be missing in silence.
+        log = file.with_name(f"{file.name}-wal")
+        if log.is_file() and log.stat().st_size:
+            raise InputFileError(
+                f"bag {path} has its newest messages in {log}, which is not read; bring them into the .db3 "
+                f"with `sqlite3 {file} 'PRAGMA wal_checkpoint(TRUNCATE)'`"
+            )
     try:
         reader = Reader(path)
         reader.open()
