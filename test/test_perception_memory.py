@@ -72,6 +72,12 @@ def test_repeated_and_disordered_stamps_cost_no_more_than_the_frames_they_fall_o
     assert stamps_of(remember(stamps, capacity=9)) == sorted({*stamps} - {stamps[4]})
 
 
+@given(st.lists(st.integers(0, 3 * NANOSECONDS), min_size=1, max_size=40), st.integers(1, 6))
+def test_whatever_the_stamps_the_last_image_is_the_newest_and_they_ascend(stamps, capacity):
+    kept = stamps_of(remember(stamps, capacity, interval_s=0.1))
+    assert kept[-1] == stamps[-1] and kept == sorted(set(kept)) and len(kept) <= capacity
+
+
 @pytest.mark.parametrize(("back_ns", "kept"), [(NANOSECONDS, 2), (NANOSECONDS + 1, 1)])
 def test_a_stamp_more_than_a_second_back_starts_over(back_ns, kept):
     assert len(remember([1, 3 * NANOSECONDS, 3 * NANOSECONDS - back_ns])) == kept
