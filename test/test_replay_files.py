@@ -88,6 +88,13 @@ def test_a_number_is_that_of_an_entry_also_after_a_correction(tmp_path):
     assert names == ["cup", "cup", "3", "3", "4", "4"]
 
 
+def test_a_region_without_an_id_is_not_taken_for_a_correction_of_one_whose_id_is_its_number(tmp_path):
+    box = {"box": [1, 2, 3, 4]}
+    with pytest.raises(InputFileError, match="region 2: id is missing; another region has the id '2'"):
+        read_regions(write(tmp_path / "r.json", [box | {"id": "2"}, box]))
+    assert len(read_regions(write(tmp_path / "r.json", [box, box | {"id": "2"}]))) == 2
+
+
 @pytest.mark.parametrize(
     ("when", "reached"),
     [

@@ -129,7 +129,13 @@ def read_regions(path: Path | str) -> list[RegionEntry]:
     Raises:
         InputFileError: naming file, entry, field, value and remedy.
     """
-    return [_region(entry) for entry in read_entries(path, "regions", "region")]
+    entries = read_entries(path, "regions", "region")
+    regions = [_region(entry) for entry in entries]
+    ids = {region.name for entry, region in zip(entries, regions, strict=True) if "id" in entry}
+    for entry in entries:
+        if "id" not in entry and str(entry.number) in ids:
+            entry.wrong("id", f"another region has the id '{entry.number}': give this one an id of its own")
+    return regions
 
 
 def read_questions(path: Path | str, regions: Sequence[RegionEntry]) -> list[QuestionEntry]:
