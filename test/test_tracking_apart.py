@@ -179,3 +179,16 @@ def test_nothing_is_kept_of_parts_that_are_no_longer_followed():
         assert tracker._session.followed(1).overlaps == {object_id}
         tracker.remove(object_id)
     assert not tracker._session.followed(1).overlaps
+
+
+def test_an_object_that_marks_the_whole_picture_takes_nobodys_pixels_and_is_occluded(monkeypatch):
+    tracker = following(replace(RULES, max_area_fraction=0.95), drawn(1, 0, 4), drawn(2, 8, 12))
+    for index in range(1, 4):  # without the pixels that the other one keeps, it is no longer the whole
+        lost, moving = finds(
+            monkeypatch, tracker, index, columns(0, 16, loud=9.0), columns(8 + index, 12 + index)
+        )
+        assert (lost.state, lost.area_px) == (TrackState.OCCLUDED, 0)
+        assert (moving.state, moving.area_px) == (TrackState.TRACKED, HEIGHT * WIDTH // 4)
+    assert [tracker._session.bank.since_prompt(row) for row in range(2)] == [0, 3]
+    back, _ = finds(monkeypatch, tracker, 4, columns(1, 5), columns(11, 15))
+    assert back.state == TrackState.TRACKED

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -105,14 +105,18 @@ class Session:
             if not item.first_distance:
                 item.first_distance = max(self._number - item.prompt_place, 1)
         recall = self.bank.recall(rows, [item.first_distance for item in items], [0] * len(rows))
-        decoded = self._sam2.propagate(self._sam2.with_memory(features, recall), features)
+        found = self._sam2.propagate(self._sam2.with_memory(features, recall), features)
+        # Before anybody gives way to it: with others' pixels taken from it, it might pass for an object.
+        whole = (found.logits > 0).float().mean(dim=(1, 2)) > self._rules.max_area_fraction
+        decoded = _absent(items, found, whole)
         if self._rules.apart and len(items) > 1:
             decoded = _apart(items, decoded)
-        present = self._remember(rows, features, decoded)
+        present, believed = self._remember(rows, features, decoded), (~whole).tolist()
+        decoded = replace(decoded, score=torch.where(whole, found.score, decoded.score))
         height, width = check_frame(frame.rgb)
         for i, (item, logits, score) in enumerate(zip(items, *_on_host(decoded), strict=True)):
             mask, box, area = mask_at_frame_size(logits, height, width)
-            visible = self._rules.visible(score, area, mask.size)
+            visible = believed[i] and self._rules.visible(score, area, mask.size)
             item.visibility.observed(visible, score, frame.stamp_ns, self._rules)
             if present[i]:
                 item.stamps.append(frame.stamp_ns)
@@ -225,15 +229,20 @@ class Session:
 
 
 def _apart(items: Sequence[Followed], decoded: Decoded) -> Decoded:
-    """What was decoded of objects that rule each other out; one that is taken keeps its last pointer."""
+    """What was decoded of objects that rule each other out."""
     together = [[other.object_id in item.overlaps for other in items] for item in items]
     held = torch.stack([item.logits for item in items]) > 0
     logits, taken = keep_apart(decoded.logits, held, torch.tensor(together, device=decoded.logits.device))
+    return _absent(items, replace(decoded, logits=logits), taken)
+
+
+def _absent(items: Sequence[Followed], decoded: Decoded, gone: Tensor) -> Decoded:
+    """What was decoded; those that are ``gone``, (N,) bool, have no pixel and keep their last pointer."""
     pointers = torch.stack([item.pointer for item in items])
     return Decoded(
-        logits,
-        torch.where(taken, NOT_THERE, decoded.score),
-        torch.where(taken[:, None], pointers, decoded.pointer),
+        torch.where(gone[:, None, None], NOT_THERE, decoded.logits),
+        torch.where(gone, NOT_THERE, decoded.score),
+        torch.where(gone[:, None], pointers, decoded.pointer),
     )
 
 

@@ -13,14 +13,14 @@ from pixelrefer_ros.types import NANOSECONDS, TrackState
 class StateRules:
     """The rules that turn an object score and a mask area into a state.
 
-    An object is visible when its score reaches ``score_threshold`` and its mask is neither smaller
-    than ``min_area_px`` nor larger than ``max_area_fraction`` of the frame (a tracker that has lost
-    its object sometimes marks the whole picture). It is OCCLUDED while it is not visible, and LOST
-    when that has lasted for ``lost_after_frames`` processed frames or ``lost_after_s`` seconds of
-    frame stamps, whichever comes first. LOST lasts until a region corrects the object; with
-    ``find_again_score`` the object is still searched for, and counts as found when its score reaches
-    that value. The default does not search: after a long absence the likeliest match is a look-alike,
-    and a LOST object costs no computation.
+    An object is visible when its score reaches ``score_threshold`` and its mask is neither smaller than
+    ``min_area_px`` nor larger than ``max_area_fraction`` of the frame (a tracker that has lost its object
+    sometimes marks the whole picture; such a mask takes no other object's pixels, and the object counts
+    as absent). It is OCCLUDED while it is not visible, and LOST when that has lasted for
+    ``lost_after_frames`` processed frames or ``lost_after_s`` seconds of frame stamps, whichever comes
+    first. LOST lasts until a region corrects the object; with ``find_again_score`` the object is still
+    searched for, and counts as found when its score reaches that value. The default does not search:
+    after a long absence the likeliest match is a look-alike, and a LOST object costs no computation.
 
     Objects are kept ``apart``: where the masks of two overlap that did not when they were pointed at, one of
     them is mistaken, and is OCCLUDED if hardly anything else is left of it, see `keep_apart`.
