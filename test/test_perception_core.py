@@ -105,6 +105,20 @@ def test_a_correction_on_the_same_frame_replaces_the_tokens(perception, language
     assert language.masks[1][30, 60] and not language.masks[1][30, 10]
 
 
+def test_after_a_correction_questions_look_at_nothing_from_before_it(perception, language):
+    perception.observe(frame(0))
+    object_id = perception.add_region(box_region())
+    for i in range(5):
+        perception.observe(frame(i + 1))
+    perception.add_region(box_region(50, object_id=object_id, stamp_ns=frame(4).stamp_ns))
+    answer = perception.answer(question(object_id))
+    assert answer.frame_stamps_ns == (frame(4).stamp_ns,), "where it was corrected, not the frame after"
+    perception.observe(frame(6))
+    answer = perception.answer(question(object_id, frames=6))
+    assert answer.frame_stamps_ns == tuple(frame(i).stamp_ns for i in (4, 6))
+    assert all(mask[30, 60] and not mask[30, 10] for mask in language.masks)
+
+
 def test_frames_are_spread_over_the_history_with_times_from_the_first(perception, language):
     perception.observe(frame(0))
     object_id = perception.add_region(box_region())

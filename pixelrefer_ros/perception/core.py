@@ -266,13 +266,12 @@ class Perception:
     def _take_over(self, job: Prompt, tracks: list[Track]) -> None:
         with self._state:
             known = [track for track in tracks if track.object_id in self._registry]
-            job.seen.record(known)  # one removed meanwhile is left out; the tracker forgets it next
-            for track in known:
+            for track in known:  # one removed meanwhile is left out; the tracker forgets it next
                 record = self._registry.get(track.object_id)
-                record.waiting -= 1
-                record.seen(track, job.seen.frame.stamp_ns)
-                # New, or corrected: what was said of it before may be about something else.
-                record.described_ns = None
+                if record.track is not None:  # corrected: its masks may be of something else, as may what
+                    self._memory.forget(track.object_id)  # the tracker knew; that forgets it, too
+                record.taken_in(track, job.seen.frame.stamp_ns)
+            job.seen.record(known)
             if self._scene is not None and self._scene.frame is job.seen.frame:
                 self._refresh_scene(known)
 

@@ -56,6 +56,12 @@ class ObjectRecord:
             self.last_seen_ns = max(self.last_seen_ns, stamp_ns)
         return self.view(track)
 
+    def taken_in(self, track: Track, stamp_ns: int) -> None:
+        """The tracker has taken in a region of it: what was said of it before may be about something else."""
+        self.waiting -= 1
+        self.seen(track, stamp_ns)
+        self.described_ns = None
+
     def check_findable(self) -> None:
         """Refuse to speak of it when it is LOST: what the tracker last saw may be long gone.
 
