@@ -77,6 +77,33 @@ def test_a_correction_is_described_anew(describing):
     assert describing.next_to_describe() == 1
 
 
+def test_a_description_of_what_was_corrected_meanwhile_is_not_kept(describing, monkeypatch):
+    describing.observe(frame(1))
+    encode = describing._model.encode_object
+
+    def corrected_meanwhile(*views):
+        monkeypatch.setattr(describing._model, "encode_object", encode)
+        describing.add_region(box_region(50, object_id=1))
+        describing.apply_regions()
+        return encode(*views)
+
+    monkeypatch.setattr(describing._model, "encode_object", corrected_meanwhile)
+    answer = describing.describe(1)
+    assert answer.status is AnswerStatus.CANCELLED and "corrected" in answer.error
+    assert describing.scene().objects[0].description is None
+    assert describing.next_to_describe() == 1
+    assert describing.describe(1).text == describing.scene().objects[0].description.text
+
+
+def test_a_correction_that_waits_when_a_description_begins_is_what_is_described(describing):
+    describing.observe(frame(1))
+    describing.add_region(box_region(50, object_id=1))
+    describing.describe(1)
+    assert describing.scene().objects[0].description is not None
+    assert describing._model.masks[0][30, 60] and not describing._model.masks[0][30, 10]
+    assert describing.next_to_describe() is None
+
+
 def test_a_clock_set_back_delays_no_description_and_moves_the_times_seen(describing):
     set_period(describing, 0.5)
     late = 300_000_000_000

@@ -17,16 +17,13 @@ from pixelrefer_ros.perception.memory import FrameMemory, RememberedFrame
 from pixelrefer_ros.perception.regions import check_region
 from pixelrefer_ros.perception.registry import ObjectRegistry
 from pixelrefer_ros.perception.settings import MAX_WAITING_REGIONS, PerceptionSettings
-from pixelrefer_ros.perception.waiting import Prompt
+from pixelrefer_ros.perception.waiting import Prompt, log_refusal
 from pixelrefer_ros.runtime import BackendInUse
 from pixelrefer_ros.tracking import Tracker
 from pixelrefer_ros.types import NANOSECONDS, Answer, AnswerStatus, Frame, Question, Region, Scene, Track
 
 _log = logging.getLogger(__name__)
-
-
-def _log_refusal(object_id: int, error: PixelReferError) -> None:
-    _log.warning("a region of object %d was refused: %s", object_id, error)
+_CORRECTED = "the object was corrected while it was described: ask again"
 
 
 class Perception:
@@ -48,7 +45,7 @@ class Perception:
         """Join a language model and a tracker; both belong to this object from now on."""
         self._model, self._tracker = language, tracker
         self.settings = settings or PerceptionSettings()
-        self.on_refused: Callable[[int, PixelReferError], None] = _log_refusal
+        self.on_refused: Callable[[int, PixelReferError], None] = log_refusal
         self._memory = FrameMemory(self.settings.history_frames, self.settings.history_interval_s)
         self._registry = ObjectRegistry()
         self._waiting: deque[Prompt] = deque()
@@ -106,6 +103,7 @@ class Perception:
             else:
                 record = self._registry.start(region.label, self.settings.max_objects)
             record.waiting += 1
+            record.regions += 1
             seen.pointed_at = True
             self._waiting.append(Prompt(replace(region, object_id=record.object_id), seen))
             return record.object_id
@@ -194,14 +192,23 @@ class Perception:
             return self._registry.next_to_describe(self._scene.frame.stamp_ns, period_ns)
 
     def describe(self, object_id: int, *, cancelled: Callable[[], bool] = never) -> Answer:
-        """Ask ``settings.describe_question`` about an object, and keep the answer as its description."""
+        """Ask ``settings.describe_question`` about an object, and keep the answer as its description.
+
+        One that is corrected meanwhile may be another thing: the answer is CANCELLED, and not kept.
+        """
         question = Question(
             text=self.settings.describe_question, object_ids=(object_id,), id=f"describe-{object_id}"
         )
+        with self._state:
+            regions = self._registry.regions_of(object_id)
         answer = self.answer(question, cancelled=cancelled)
-        if answer.status is not AnswerStatus.CANCELLED:
-            with self._state:
-                self._keep_description(object_id, answer)
+        with self._state:
+            if self._registry.regions_of(object_id) > regions:
+                return replace(answer, status=AnswerStatus.CANCELLED, error=_CORRECTED)
+            if answer.status is not AnswerStatus.CANCELLED and object_id in self._registry:
+                now_ns = self._scene.frame.stamp_ns if self._scene else 0
+                self._registry.get(object_id).described(answer, now_ns)
+                self._refresh_scene()
         return answer
 
     def _saw(self, seen: RememberedFrame, tracks: list[Track]) -> Scene:
@@ -214,13 +221,6 @@ class Perception:
         objects = tuple(self._registry.get(t.object_id).seen(t, frame.stamp_ns) for t in known)
         self._scene = Scene(frame, objects)
         return self._scene
-
-    def _keep_description(self, object_id: int, answer: Answer) -> None:
-        if object_id not in self._registry:
-            return  # removed while it was described
-        now_ns = self._scene.frame.stamp_ns if self._scene else 0
-        self._registry.get(object_id).described(answer, now_ns)
-        self._refresh_scene()
 
     def _forget(self, object_id: int) -> None:
         self._memory.forget(object_id)

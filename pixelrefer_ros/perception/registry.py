@@ -29,7 +29,8 @@ class ObjectRecord:
     Attributes:
         object_id: positive.
         label: the name its region gave it.
-        waiting: regions of it that the tracker has not taken in yet.
+        regions: regions given for it so far.
+        waiting: those of them that the tracker has not taken in yet.
         track: where it was in the newest tracked frame; None until its first region is taken in.
         first_seen_ns, last_seen_ns: first and newest frame in which it was TRACKED; 0: never.
         description: the newest description.
@@ -40,6 +41,7 @@ class ObjectRecord:
 
     object_id: int
     label: str
+    regions: int = 0
     waiting: int = 0
     track: Track | None = None
     first_seen_ns: int = 0
@@ -135,6 +137,10 @@ class ObjectRegistry:
         if object_id in self._refused:
             raise self._refused[object_id]
         raise self._unknown(object_id)
+
+    def regions_of(self, object_id: int) -> int:
+        """How many regions were given for an object; 0 if it is not known."""
+        return self._records[object_id].regions if object_id in self._records else 0
 
     def start(self, label: str, limit: int) -> ObjectRecord:
         """A new object.

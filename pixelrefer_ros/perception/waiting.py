@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
+from pixelrefer_ros.errors import PixelReferError
 from pixelrefer_ros.perception.memory import RememberedFrame
 from pixelrefer_ros.types import Region
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -15,3 +19,8 @@ class Prompt:
 
     region: Region
     seen: RememberedFrame
+
+
+def log_refusal(object_id: int, error: PixelReferError) -> None:
+    """Tell the log that the tracker refused a region."""
+    _log.warning("a region of object %d was refused: %s", object_id, error)
