@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -246,6 +248,25 @@ def test_a_region_only_the_tracker_can_refuse_is_explained_to_who_asks(perceptio
     answer = perception.answer(question(object_id))
     assert answer.status is AnswerStatus.EMPTY_REGION and answer.error
     assert [(i, str(error)) for i, error in refused] == [(object_id, answer.error)]
+
+
+def test_a_refusal_keeps_no_picture_and_is_told_anew_to_everyone_who_asks(perception):
+    perception.on_refused = lambda *_: None  # the test's log would keep the error
+    perception.observe(frame(0))
+    drawn_on = frame(1)
+    points = Region(points=np.array([[10, 30]], np.float32), point_labels=np.array([1], np.int32))
+    object_id = perception.add_region(points, drawn_on)
+    perception.apply_regions()
+    picture = weakref.ref(drawn_on.rgb)
+    del drawn_on
+    gc.collect()
+    assert picture() is None
+    told = []
+    for _ in range(3):
+        with pytest.raises(EmptyRegion) as refused:
+            perception.add_region(box_region(object_id=object_id))
+        told.append(len(refused.traceback))
+    assert len(set(told)) == 1, "its traceback does not grow"
 
 
 def test_a_correction_the_tracker_refuses_is_told_and_leaves_the_object_as_it_was(perception):

@@ -112,7 +112,7 @@ class ObjectRegistry:
         """Know no object yet."""
         self._records: dict[int, ObjectRecord] = {}
         self.next_id = 1
-        self._refused: OrderedDict[int, PixelReferError] = OrderedDict()
+        self._refused: OrderedDict[int, tuple[type[PixelReferError], str]] = OrderedDict()
 
     def __contains__(self, object_id: object) -> bool:
         """Whether the object is known."""
@@ -130,12 +130,13 @@ class ObjectRegistry:
         """One object.
 
         Raises:
-            NoSuchObject: the id is not known; or the very error with which its region was refused.
+            NoSuchObject: the id is not known; or the error with which its region was refused, again.
         """
         if object_id in self._records:
             return self._records[object_id]
         if object_id in self._refused:
-            raise self._refused[object_id]
+            kind, text = self._refused[object_id]
+            raise kind(text)
         raise self._unknown(object_id)
 
     def regions_of(self, object_id: int) -> int:
@@ -192,7 +193,8 @@ class ObjectRegistry:
     def refuse(self, object_id: int, error: PixelReferError) -> None:
         """Forget an object whose region the tracker refused; `get` will say why."""
         self._records.pop(object_id, None)
-        self._refused[object_id] = error
+        # Not the error itself: its traceback would keep the picture that the region was drawn on.
+        self._refused[object_id] = type(error), str(error)
         while len(self._refused) > _REMEMBERED_REFUSALS:
             self._refused.popitem(last=False)
 
