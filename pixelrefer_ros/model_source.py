@@ -109,7 +109,7 @@ def load_perception(parameters: Parameters) -> Perception:
         backend=parameters.backend,
         engines=_engines(parameters, model),
     )
-    tracker: Tracker = StaticTracker()
+    tracker: Tracker = StaticTracker(max_objects=parameters.max_objects)
     if parameters.tracking:
         tracker_model = resolve_tracker(parameters.tracker_model)
         tracker = StreamTracker.from_pretrained(

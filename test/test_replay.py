@@ -145,6 +145,15 @@ def test_when_an_object_is_lost_and_searched_for_is_a_setting():
         rules(find_again_score=0.2)
 
 
+def test_without_tracking_as_many_objects_are_held_as_the_setting_says():
+    named = {"model": "tiny-random", "tracker_model": "none", "max_objects": 20}
+    perception = load_perception(check_parameters(named))
+    perception.on_refused = lambda _, error: pytest.fail(str(error))
+    for _ in range(20):
+        perception.add_region(Region(box=Box(1, 1, 5, 5)), frame(0))
+    assert len(perception.observe(frame(0)).objects) == 20
+
+
 def test_boxes_and_answers_equal_those_of_perception_driven_by_hand(replay):
     _, lines = replay("--no-timing")
     perception = load_perception(check_parameters({"model": "tiny-random", "tracker_model": "tiny-random"}))
