@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 from perception_parts import CountingLanguage, box_region, frame, long_question, question, until
 
 from pixelrefer_ros.errors import BackendError, ParameterError
 from pixelrefer_ros.perception import LivePerception, Perception, PerceptionSettings
+from pixelrefer_ros.perception.answering import Asked
 from pixelrefer_ros.tracking import StaticTracker
 from pixelrefer_ros.types import AnswerStatus
 
@@ -22,9 +24,11 @@ class WatchedLanguage(CountingLanguage):
         self.go_on = threading.Event()
         self.go_on.set()
         self.most, self.fault = 0, None
+        self.bounds = []
 
     def generate_together(self, waiting, *, max_batch):
         in_work = set()
+        self.bounds.append(max_batch)
 
         def noted():
             request = waiting()
@@ -112,6 +116,22 @@ def test_no_more_than_max_batch_are_in_work(start, language):
     assert language.most == 2
     with pytest.raises(ParameterError, match="max_batch"):
         PerceptionSettings(max_batch=0)
+
+
+def test_settings_hold_from_the_next_question_on_though_questions_keep_coming(core, language):
+    core.observe(frame(0))
+    object_id = core.add_region(box_region())
+    coming, answers = [question(object_id, max_tokens=0) for _ in range(6)], []
+
+    def waiting():
+        if len(coming) == 3:
+            core.settings = replace(core.settings, max_tokens=1, max_batch=1)
+        return Asked(coming.pop(), answers.append) if coming else None
+
+    core.answer_waiting(waiting)
+    tokens = sorted(answer.tokens for answer in answers)
+    assert tokens[:3] == [1] * 3 and tokens[3] > 1
+    assert language.bounds == [PerceptionSettings().max_batch, 1]
 
 
 def test_a_short_question_does_not_wait_for_a_long_answer_to_end(start, language):

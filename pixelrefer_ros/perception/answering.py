@@ -146,7 +146,7 @@ class AnswersTogether:
 
     Args:
         language: the model.
-        settings: of perception.
+        settings: of perception, as they are now; each question is answered by those at its beginning.
         views: what a question looks at; may refuse it.
         waiting: the next question, or None if none waits now. Asked again whenever there is room.
     """
@@ -154,7 +154,7 @@ class AnswersTogether:
     def __init__(
         self,
         language: RegionLanguage,
-        settings: PerceptionSettings,
+        settings: Callable[[], PerceptionSettings],
         views: Callable[[Question], list[list[View]]],
         waiting: Callable[[], Asked | None],
     ) -> None:
@@ -174,10 +174,15 @@ class AnswersTogether:
                 self._in_work.clear()
 
     def _decode(self, first: AnswerRequest) -> None:
-        begun = [first]
-        for request, token in self._language.generate_together(
-            lambda: begun.pop() if begun else self._next(), max_batch=self._settings.max_batch
-        ):
+        begun, max_batch = [first], self._settings().max_batch
+
+        def joining() -> AnswerRequest | None:
+            if begun:
+                return begun.pop()
+            # Once another number may be answered at once, those in work end, and it begins anew.
+            return self._next() if self._settings().max_batch == max_batch else None
+
+        for request, token in self._language.generate_together(joining, max_batch=max_batch):
             asked, progress = self._in_work[request]
             status = progress.hear(token, asked.on_text)
             if status is not None:
@@ -193,7 +198,7 @@ class AnswersTogether:
                 if asked.cancelled():
                     asked.on_answer(progress.finished(AnswerStatus.CANCELLED))
                     continue
-                request = progress.request(self._language, self._settings, asked.cancelled)
+                request = progress.request(self._language, self._settings(), asked.cancelled)
             except Exception as error:
                 asked.on_answer(progress.failed(error))
                 continue

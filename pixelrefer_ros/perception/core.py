@@ -181,7 +181,7 @@ class Perception:
             waiting: the next question, or None if none waits now; asked again whenever there is room.
         """
         with self._language:
-            AnswersTogether(self._model, self.settings, self._views, waiting).run()
+            AnswersTogether(self._model, lambda: self.settings, self._views, waiting).run()
 
     def next_to_describe(self) -> int | None:
         """The object most in need of ``settings.describe_question``; None if there is none."""
