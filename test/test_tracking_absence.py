@@ -59,7 +59,7 @@ def test_memory_is_as_if_frames_without_the_object_had_not_been(monkeypatch):
     without = shown(monkeypatch, RULES, {1: (THERE,), 4: (THERE,)})
     for one, other in zip(remembered(tracker, 0), remembered(without, 0), strict=True):
         assert torch.equal(torch.as_tensor(one), torch.as_tensor(other))
-    assert len(tracker._session.followed(1).stamps) == 2, "a correction counts remembered frames back"
+    assert len(tracker._session.followed(1).remembered) == 2, "a correction counts remembered frames back"
 
 
 def test_it_is_occluded_all_the_same_and_others_remember_the_frame(monkeypatch):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -152,7 +153,7 @@ def test_late_prompt_starts_from_its_frame_and_jumps_to_the_newest(tracker: Stre
     again = tracker.track(FRAMES[9])  # tracked before for the other object, not for this one
     assert [track.object_id for track in again] == [1, 2]
     assert tracker._session.followed(2).first_distance == 5
-    assert tracker._session.followed(1).stamps[-1] == FRAMES[9].stamp_ns
+    assert tracker._session.followed(1).remembered[-1] == 9
     assert tracker._session.bank.since_prompt(0) == 9  # not remembered twice
     assert tracker._session.bank.since_prompt(1) == 1
 
@@ -225,6 +226,56 @@ def test_points_on_a_tracked_frame_see_the_memory_from_before_it() -> None:
     for one in (early, late):
         one.prompt(FRAMES[4], [region])
     assert distance(early, late, 1) < SAME
+
+
+@pytest.fixture
+def left_out(tracker: StreamTracker, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many of the newest memories each object was decoded without, one number per object and time."""
+    recall, back = tracker._session.bank.recall, []
+
+    def noted(rows, first_distance, steps):
+        back.extend(steps)
+        return recall(rows, first_distance, steps)
+
+    monkeypatch.setattr(tracker._session.bank, "recall", noted)
+    return back
+
+
+@pytest.mark.parametrize(
+    ("index", "newer"), [(4, 3), (6, 2), (8, 0)], ids=["skipped", "tracked", "not yet tracked"]
+)
+def test_points_leave_out_what_is_remembered_of_their_frame_and_later_ones(
+    index: int, newer: int, tracker: StreamTracker, left_out: list[int]
+) -> None:
+    tracker.prompt(FRAMES[0], [box(1)])
+    follow(tracker, [*FRAMES[:4], *FRAMES[5:8]])
+    tracker.prompt(FRAMES[index], [clicks(1, (120, 80, 1))])
+    assert left_out[-1] == newer
+
+
+@pytest.mark.parametrize("stamped", [True, False], ids=["after a bag starts again", "without stamps"])
+def test_points_on_the_newest_frame_leave_out_its_memory_alone(
+    stamped: bool, tracker: StreamTracker, left_out: list[int]
+) -> None:
+    frames = FRAMES[:6] if stamped else [replace(frame, stamp_ns=0) for frame in FRAMES[:6]]
+    tracker.prompt(frames[0], [box(1)])
+    follow(tracker, frames + frames[:3])
+    tracker.prompt(frames[2], [clicks(1, (120, 80, 1))])
+    assert left_out[-1] == 1
+
+
+def test_a_prompt_frame_without_stamp_keeps_its_place_in_memory_as_long_as_its_object(
+    tracker: StreamTracker,
+) -> None:
+    """So that no later picture lies there and is taken for it."""
+    prompted = Frame(FRAMES[0].rgb.copy(), 0)
+    picture = weakref.ref(prompted.rgb)
+    tracker.prompt(prompted, [box(1)])
+    del prompted
+    follow(tracker, [replace(frame, stamp_ns=0) for frame in FRAMES[1:4]])
+    assert picture() is not None
+    tracker.remove(1)
+    assert picture() is None
 
 
 def test_points_on_the_prompt_frame_add_up(tracker: StreamTracker) -> None:

@@ -12,10 +12,10 @@ from torch import Tensor
 from pixelrefer_ros.tracking.frame_order import FrameKey
 from pixelrefer_ros.tracking.prompts import PointPrompt
 from pixelrefer_ros.tracking.states import Visibility
-from pixelrefer_ros.types import Box, Mask, Track, TrackState
+from pixelrefer_ros.types import Box, Frame, Mask, Track, TrackState
 
 POINTER_FRAMES = 15
-"""Stamps kept per object: as many frames as SAM 2 has unprompted pointers."""
+"""Frame numbers kept per object: as many as SAM 2 has unprompted pointers."""
 
 
 @dataclass(eq=False, slots=True)
@@ -25,9 +25,11 @@ class Followed:
     Attributes:
         object_id: positive.
         prompt_key: the frame of its prompt.
+        prompt_frame: that frame, where without a stamp only the array tells it from others: another one could
+            lie at its address once it is freed; else None.
         prompt_place: the prompt frame's number in the `FrameOrder`.
         first_distance: frames between the prompt and the first frame after it; 0 until there was one.
-        stamps: stamps of the frames remembered since the prompt, newest last.
+        remembered: numbers in the `FrameOrder` of the frames remembered since the prompt, newest last.
         points: the points given on the prompt frame, to which a refinement there adds.
         key: the newest frame the object has a result for.
         logits: (4h, 4w) mask logits there.
@@ -39,6 +41,7 @@ class Followed:
 
     object_id: int
     prompt_key: FrameKey
+    prompt_frame: Frame | None
     prompt_place: int
     points: PointPrompt | None
     key: FrameKey
@@ -48,7 +51,7 @@ class Followed:
     track: Track = field(init=False)
     first_distance: int = 0
     overlaps: set[int] = field(default_factory=set)
-    stamps: deque[int] = field(default_factory=lambda: deque(maxlen=POINTER_FRAMES))
+    remembered: deque[int] = field(default_factory=lambda: deque(maxlen=POINTER_FRAMES))
 
     def report(self, score: float, mask: Mask, box: Box | None, area_px: int) -> None:
         """Set the track of the newest frame; a mask is shown only while the object is TRACKED."""
@@ -57,9 +60,9 @@ class Followed:
             mask, box, area_px = np.zeros_like(mask), None, 0
         self.track = Track(self.object_id, state, score, mask, box, area_px)
 
-    def frames_at_or_after(self, stamp_ns: int) -> int:
-        """How many of the newest remembered frames are not older than ``stamp_ns``."""
-        return sum(stamp >= stamp_ns for stamp in self.stamps)
+    def remembered_from(self, number: int) -> int:
+        """How many of the newest remembered frames have this number or a later one."""
+        return sum(one >= number for one in self.remembered)
 
 
 def joined(old: PointPrompt | None, new: PointPrompt, limit: int) -> PointPrompt:

@@ -57,3 +57,7 @@ class FrameOrder:
         if newer == 0 and not (self._stamps and self._stamps[-1] == stamp_ns):
             return self._count  # the next one, unless another frame is processed first
         return self._count - 1 - newer
+
+    def first_from(self, stamp_ns: int) -> int:
+        """Return the number of the oldest processed frame that is not older than a stamp."""
+        return self._count - sum(stamp >= stamp_ns for stamp in self._stamps)

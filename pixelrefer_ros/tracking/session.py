@@ -119,7 +119,7 @@ class Session:
             visible = believed[i] and self._rules.visible(score, area, mask.size)
             item.visibility.observed(visible, score, frame.stamp_ns, self._rules)
             if present[i]:
-                item.stamps.append(frame.stamp_ns)
+                item.remembered.append(self._number)
             item.key, item.logits, item.pointer = frame_key(frame), decoded.logits[i], decoded.pointer[i]
             item.report(score, mask, box, area)
 
@@ -169,7 +169,7 @@ class Session:
             conditioned = self._sam2.without_memory(features)
         else:
             distance = item.first_distance or max(self._order.place(frame.stamp_ns) - item.prompt_place, 1)
-            recall = self.bank.recall([row], [distance], [item.frames_at_or_after(frame.stamp_ns)])
+            recall = self.bank.recall([row], [distance], [self._remembered_from(frame, item)])
             conditioned = self._sam2.with_memory(features, recall)
         if key == item.key:
             previous = item.logits[None]
@@ -177,6 +177,12 @@ class Session:
             previous = self._sam2.propagate(conditioned, features).logits
         decoded = self._sam2.point_at(conditioned, features, [prompt], size, first=first, previous=previous)
         return _Given(decoded, [prompt])
+
+    def _remembered_from(self, frame: Frame, item: Followed) -> int:
+        """How many of a TRACKED object's newest memories are of a frame and of those after it."""
+        if not frame.stamp_ns:  # a camera that does not stamp: only its newest picture can be told
+            return int(item.key == frame_key(frame))
+        return item.remembered_from(self._order.first_from(frame.stamp_ns))
 
     def _start(self, frame: Frame, features: Features, object_ids: Sequence[int], given: _Given) -> None:
         """Make this the prompt frame of objects, new or known, and forget what they remembered."""
@@ -196,6 +202,7 @@ class Session:
             item = Followed(
                 object_id=object_id,
                 prompt_key=key,
+                prompt_frame=None if frame.stamp_ns else frame,
                 prompt_place=place,
                 points=given.points[i] if given.points is not None else None,
                 key=key,
