@@ -172,6 +172,41 @@ def test_a_part_that_was_pointed_at_within_a_whole_stays_a_part_of_it(monkeypatc
     assert (whole.state, part.state) == (TrackState.TRACKED, TrackState.OCCLUDED)
 
 
+@pytest.mark.parametrize("on_it", [True, False], ids=["a part", "another thing"])
+def test_what_is_drawn_on_an_older_frame_is_a_part_if_it_is_one_in_the_first_frame_that_shows_both(
+    on_it: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = following(RULES, drawn(1, 0, 4))
+    for index in (1, 2):
+        finds(monkeypatch, tracker, index, columns(4 * index, 4 * index + 4))
+    tracker.prompt(FRAMES[0], [drawn(2, 1, 3)])  # where the other one was, but is no more
+    _, second = finds(monkeypatch, tracker, 3, columns(9, 13), columns(10, 12) if on_it else columns(3, 5))
+    assert second.state == TrackState.TRACKED
+    first, second = finds(monkeypatch, tracker, 4, columns(10, 14), columns(11, 13))
+    assert (first.state, second.state) == (
+        TrackState.TRACKED,
+        TrackState.TRACKED if on_it else TrackState.OCCLUDED,
+    )
+    assert (first.mask & second.mask).any() == on_it
+
+
+def test_a_part_that_is_hidden_while_the_whole_is_corrected_stays_a_part_of_it(monkeypatch):
+    tracker = following(RULES, drawn(1, 0, 8), drawn(2, 2, 5))
+    _, part = finds(monkeypatch, tracker, 1, columns(0, 8), columns(0, 0))
+    assert part.state == TrackState.OCCLUDED
+    tracker.prompt(FRAMES[1], [drawn(1, 0, 9)])
+    whole, part = finds(monkeypatch, tracker, 2, columns(1, 10), columns(3, 6))
+    assert (whole.mask & part.mask).sum() == part.area_px > 0
+
+
+def test_what_is_drawn_while_another_is_hidden_is_no_part_of_it(monkeypatch):
+    tracker = following(RULES, drawn(1, 0, 4))
+    finds(monkeypatch, tracker, 1, columns(0, 0))
+    tracker.prompt(FRAMES[0], [drawn(2, 8, 12)])
+    mistaken, second = finds(monkeypatch, tracker, 2, columns(8, 12, loud=9.0), columns(8, 12))
+    assert (mistaken.state, second.state) == (TrackState.OCCLUDED, TrackState.TRACKED)
+
+
 def test_nothing_is_kept_of_parts_that_are_no_longer_followed():
     tracker = following(RULES, drawn(1, 0, 8))
     for object_id in range(2, 6):
@@ -179,6 +214,11 @@ def test_nothing_is_kept_of_parts_that_are_no_longer_followed():
         assert tracker._session.followed(1).overlaps == {object_id}
         tracker.remove(object_id)
     assert not tracker._session.followed(1).overlaps
+    tracker.track(FRAMES[1])
+    tracker.prompt(FRAMES[0], [drawn(6, 2, 5)])
+    assert tracker._session.followed(1).undecided == {6}
+    tracker.remove(6)
+    assert not tracker._session.followed(1).undecided
 
 
 def test_an_object_that_marks_the_whole_picture_takes_nobodys_pixels_and_is_occluded(monkeypatch):

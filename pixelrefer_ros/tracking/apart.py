@@ -56,8 +56,8 @@ def _kept(strength: Tensor, apart: Tensor) -> Tensor:
     return torch.stack(kept)
 
 
-def overlap(one: Tensor, other: Tensor) -> float:
-    """The share of the smaller of two masks (h, w) of logits that is the other's, too; 0 if one is empty."""
+def overlap(one: Tensor, other: Tensor) -> float | None:
+    """The share of the smaller of two masks (h, w) of logits that is the other's, too; None: one is empty."""
     first, second = one > 0, other > 0
     smaller = min(int(first.sum()), int(second.sum()))
-    return int((first & second).sum()) / smaller if smaller else 0.0
+    return int((first & second).sum()) / smaller if smaller else None

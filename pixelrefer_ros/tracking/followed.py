@@ -34,7 +34,8 @@ class Followed:
         key: the newest frame the object has a result for.
         logits: (4h, 4w) mask logits there.
         pointer: (C,), the newest from a frame in which it was not mistaken for another object.
-        overlaps: ids of objects that it overlapped when one of the two was pointed at.
+        overlaps: ids of objects that it may overlap, see `pixelrefer_ros.tracking.overlaps`.
+        undecided: ids of objects of which that is not known yet.
         visibility: counts towards OCCLUDED and LOST.
         track: the result there.
     """
@@ -51,6 +52,7 @@ class Followed:
     track: Track = field(init=False)
     first_distance: int = 0
     overlaps: set[int] = field(default_factory=set)
+    undecided: set[int] = field(default_factory=set)
     remembered: deque[int] = field(default_factory=lambda: deque(maxlen=POINTER_FRAMES))
 
     def report(self, score: float, mask: Mask, box: Box | None, area_px: int) -> None:

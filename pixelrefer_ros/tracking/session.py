@@ -11,16 +11,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pixelrefer_ros.tracking.apart import NOT_THERE, keep_apart, overlap
+from pixelrefer_ros.tracking.apart import NOT_THERE, keep_apart
 from pixelrefer_ros.tracking.followed import Followed, joined
 from pixelrefer_ros.tracking.frame_order import FrameKey, FrameOrder, frame_key
 from pixelrefer_ros.tracking.masks import mask_at_frame_size, mask_box
+from pixelrefer_ros.tracking.overlaps import (
+    decide_relations,
+    forget_relations,
+    renew_relations,
+    start_relations,
+)
 from pixelrefer_ros.tracking.prompts import MaskPrompt, PointPrompt, check_frame
 from pixelrefer_ros.tracking.states import StateRules, Visibility
 from pixelrefer_ros.tracking.steps import Decoded, Features, Sam2Steps
 from pixelrefer_ros.types import MAX_POINTS, Frame, Mask, Track, TrackState
-
-_OVERLAPS = 0.2  # of the smaller of two masks
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -68,8 +72,7 @@ class Session:
         row = self.object_ids.index(object_id)
         self.bank.remove(row)
         del self._objects[row]
-        for other in self._objects:
-            other.overlaps.discard(object_id)
+        forget_relations(object_id, self._objects)
 
     def clear(self) -> None:
         """Forget every object; frames stay counted."""
@@ -109,6 +112,7 @@ class Session:
         # Before anybody gives way to it: with others' pixels taken from it, it might pass for an object.
         whole = (found.logits > 0).float().mean(dim=(1, 2)) > self._rules.max_area_fraction
         decoded = _absent(items, found, whole)
+        decide_relations(items, decoded.logits, self._objects, frame_key(frame))
         if self._rules.apart and len(items) > 1:
             decoded = _apart(items, decoded)
         present, believed = self._remember(rows, features, decoded), (~whole).tolist()
@@ -213,24 +217,17 @@ class Session:
             item.report(score, mask, box, area)
             rows.append(self._row_for(item))
         self.bank.start(rows, memory, given.decoded.pointer)
-        for row in rows:
-            self._note_overlaps(self._objects[row])
-
-    def _note_overlaps(self, item: Followed) -> None:
-        """An object was pointed at: it may go on to overlap those that it overlaps now, and no others."""
-        for other in self._objects:
-            other.overlaps.discard(item.object_id)
-            if other is not item and overlap(item.logits, other.logits) > _OVERLAPS:
-                item.overlaps.add(other.object_id)
-                other.overlaps.add(item.object_id)
 
     def _row_for(self, item: Followed) -> int:
         """Put an object in its place, a new one in a new row."""
         if item.object_id in self.object_ids:
             row = self.object_ids.index(item.object_id)
+            others = self._objects[:row] + self._objects[row + 1 :]
+            renew_relations(item, self._objects[row], others)
             self._objects[row] = item
             return row
         row = self.bank.add()  # first: where there is no memory for it, nothing has changed
+        start_relations(item, self._objects)
         self._objects.append(item)
         return row
 
