@@ -288,6 +288,18 @@ def test_points_on_the_prompt_frame_add_up(tracker: StreamTracker) -> None:
     assert tracker.track(FRAMES[1])[0].state == TrackState.TRACKED
 
 
+def test_points_on_the_prompt_frame_refine_its_mask_though_the_stream_has_moved_on(
+    tracker: StreamTracker,
+) -> None:
+    at_once = StreamTracker(MODEL, states=OPEN)
+    for one in (tracker, at_once):
+        one.prompt(FRAMES[0], [box(1)])
+    follow(tracker, FRAMES[:4])
+    for one in (tracker, at_once):
+        one.prompt(FRAMES[0], [clicks(1, (70, 40, 1))])
+    assert distance(tracker, at_once, 1) < SAME
+
+
 def test_points_of_one_object_stay_bounded_and_keep_its_box(tracker: StreamTracker) -> None:
     tracker.prompt(FRAMES[0], [box(1)])
     for k in range(3):

@@ -31,6 +31,7 @@ class Followed:
         first_distance: frames between the prompt and the first frame after it; 0 until there was one.
         remembered: numbers in the `FrameOrder` of the frames remembered since the prompt, newest last.
         points: the points given on the prompt frame, to which a refinement there adds.
+        prompt_logits: (4h, 4w) mask logits there, which it refines.
         key: the newest frame the object has a result for.
         logits: (4h, 4w) mask logits there.
         pointer: (C,), the newest from a frame in which it was not mistaken for another object.
@@ -49,11 +50,16 @@ class Followed:
     logits: Tensor
     pointer: Tensor
     visibility: Visibility
+    prompt_logits: Tensor = field(init=False)
     track: Track = field(init=False)
     first_distance: int = 0
     overlaps: set[int] = field(default_factory=set)
     undecided: set[int] = field(default_factory=set)
     remembered: deque[int] = field(default_factory=lambda: deque(maxlen=POINTER_FRAMES))
+
+    def __post_init__(self) -> None:
+        """Its newest frame is that of its prompt."""
+        self.prompt_logits = self.logits
 
     def report(self, score: float, mask: Mask, box: Box | None, area_px: int) -> None:
         """Set the track of the newest frame; a mask is shown only while the object is TRACKED."""

@@ -170,15 +170,13 @@ class Session:
         first = key == item.prompt_key
         if first:
             prompt = joined(item.points, prompt, MAX_POINTS)  # as of one region
-            conditioned = self._sam2.without_memory(features)
+            conditioned, previous = self._sam2.without_memory(features), item.prompt_logits[None]
         else:
             distance = item.first_distance or max(self._order.place(frame.stamp_ns) - item.prompt_place, 1)
             recall = self.bank.recall([row], [distance], [self._remembered_from(frame, item)])
             conditioned = self._sam2.with_memory(features, recall)
-        if key == item.key:
-            previous = item.logits[None]
-        else:
-            previous = self._sam2.propagate(conditioned, features).logits
+            done = key == item.key
+            previous = item.logits[None] if done else self._sam2.propagate(conditioned, features).logits
         decoded = self._sam2.point_at(conditioned, features, [prompt], size, first=first, previous=previous)
         return _Given(decoded, [prompt])
 
