@@ -114,6 +114,19 @@ def test_cleared_tracker_follows_nothing_and_computes_nothing(tracker: StreamTra
     assert (tracker.object_ids, tracker.memory_nbytes, calls) == ((), 0, [])
 
 
+def test_cleared_tracker_follows_another_stream_as_a_new_one_does(tracker: StreamTracker) -> None:
+    """Of the same stamps, as clips of one length have."""
+    tracker.prompt(FRAMES[0], [box(1)])
+    follow(tracker, FRAMES[:12])
+    tracker.clear()
+    fresh = StreamTracker(MODEL, states=OPEN)
+    for one in (tracker, fresh):
+        one.prompt(FRAMES[0], [box(1)])
+        follow(one, FRAMES[1:5])
+    assert tracker._session.followed(1).first_distance == 1
+    assert distance(tracker, fresh, 1) == 0
+
+
 def test_picture_is_encoded_once_for_prompting_and_tracking(tracker: StreamTracker) -> None:
     calls = encoded_pictures(tracker)
     tracker.prompt(FRAMES[0], [box(1), drawn(2)])

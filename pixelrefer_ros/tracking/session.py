@@ -75,8 +75,9 @@ class Session:
         forget_relations(object_id, self._objects)
 
     def clear(self) -> None:
-        """Forget every object; frames stay counted."""
+        """Forget every object, and which frames there were."""
         self._objects.clear()
+        self._order, self._number = FrameOrder(), 0
         self.bank = self._sam2.new_bank()
 
     def count(self, frame: Frame) -> None:

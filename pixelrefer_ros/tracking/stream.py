@@ -155,9 +155,9 @@ class StreamTracker:
         self._session.remove(object_id)
 
     def clear(self) -> None:
-        """Forget every object, and the last picture's features."""
+        """Forget every object and every frame: what comes next may be another stream."""
         self._session.clear()
-        self._encoded = None
+        self._encoded = self._newest = None
 
     @torch.inference_mode()
     def prompt(self, frame: Frame, regions: Sequence[Region]) -> list[Track]:
