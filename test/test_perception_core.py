@@ -121,6 +121,27 @@ def test_after_a_correction_questions_look_at_nothing_from_before_it(perception,
     assert all(mask[30, 60] and not mask[30, 10] for mask in language.masks)
 
 
+def test_an_object_is_found_where_it_was_corrected_while_that_frame_is_still_tracked(perception, tracker):
+    perception.observe(frame(0))
+    object_id = perception.add_region(box_region())
+    perception.observe(frame(1))
+    prompt, track, answers = tracker.prompt, tracker.track, []
+
+    def corrected_while_regions_are_taken_in(*asked):
+        tracker.prompt = prompt
+        perception.add_region(box_region(50, object_id=object_id))
+        return prompt(*asked)
+
+    def asked_while_tracked(now):
+        answers.append(perception.answer(question(object_id)))
+        return track(now)
+
+    tracker.prompt, tracker.track = corrected_while_regions_are_taken_in, asked_while_tracked
+    perception.add_region(box_region(30))
+    perception.observe(frame(2))
+    assert answers[0].frame_stamps_ns == (frame(2).stamp_ns,), answers[0].error
+
+
 def test_frames_are_spread_over_the_history_with_times_from_the_first(perception, language):
     perception.observe(frame(0))
     object_id = perception.add_region(box_region())

@@ -25,7 +25,7 @@ over. One that is nearer is of an image that came twice or late, or of a clock t
 class RememberedMask:
     """One object in one frame: its mask, one bit per pixel of its box (1080p: at most 260 kB).
 
-    A correction puts another one in its place, and the tokens computed from this mask go with it.
+    A correction drops it, in every frame, and the tokens computed from it go with it.
 
     Attributes:
         shape: (height, width) of the frame.
@@ -101,7 +101,7 @@ class FrameMemory:
         return self._frames[-1] if self._frames else None
 
     def arrived(self, frame: Frame) -> RememberedFrame:
-        """A frame has come: regions may be drawn on it, but it shows no object until it is tracked."""
+        """A frame has come: until it is tracked, it shows only the objects that are pointed at on it."""
         self._arrived = RememberedFrame(frame)
         return self._arrived
 
@@ -169,13 +169,19 @@ class FrameMemory:
         )
 
     def showing(self, object_ids: Sequence[int]) -> list[RememberedFrame]:
-        """The frames in which all these objects were TRACKED, oldest first."""
-        return [seen for seen in self._frames if all(i in seen.masks for i in object_ids)]
+        """The frames in which all these objects were TRACKED, or just pointed at, oldest first."""
+        return [seen for seen in self._all() if all(i in seen.masks for i in object_ids)]
 
     def forget(self, object_id: int) -> None:
         """Drop what is known of one object in every frame."""
-        for seen in self._frames:
+        for seen in self._all():
             seen.masks.pop(object_id, None)
+
+    def _all(self) -> list[RememberedFrame]:
+        """Every frame, with the one that is being tracked once a region was taken in on it."""
+        if self._arrived is None or self._arrived is self.newest or not self._arrived.masks:
+            return self._frames
+        return [*self._frames, self._arrived]
 
 
 def spread(
