@@ -104,6 +104,13 @@ def test_a_correction_that_waits_when_a_description_begins_is_what_is_described(
     assert describing.next_to_describe() is None
 
 
+def test_an_image_that_comes_late_leaves_the_times_seen(describing):
+    (before,) = describing.observe(frame(2)).objects
+    (seen,) = describing.observe(frame(1)).objects
+    assert frame(2).stamp_ns - frame(1).stamp_ns < 1_000_000_000
+    assert (seen.first_seen_ns, seen.last_seen_ns) == (before.first_seen_ns, frame(2).stamp_ns)
+
+
 def test_a_clock_set_back_delays_no_description_and_moves_the_times_seen(describing):
     set_period(describing, 0.5)
     late = 300_000_000_000

@@ -13,7 +13,7 @@ from functools import partial
 from pixelrefer_ros.errors import Overloaded, PixelReferError
 from pixelrefer_ros.perception.answering import AnswersTogether, Asked, TextListener, model_name, never
 from pixelrefer_ros.perception.looking import RegionLanguage, View, check_question, choose_views
-from pixelrefer_ros.perception.memory import FrameMemory, RememberedFrame
+from pixelrefer_ros.perception.memory import SET_BACK_NS, FrameMemory, RememberedFrame
 from pixelrefer_ros.perception.regions import check_region
 from pixelrefer_ros.perception.registry import ObjectRegistry
 from pixelrefer_ros.perception.settings import MAX_WAITING_REGIONS, PerceptionSettings
@@ -213,7 +213,7 @@ class Perception:
 
     def _saw(self, seen: RememberedFrame, tracks: list[Track]) -> Scene:
         frame = seen.frame
-        if self._scene is not None and frame.stamp_ns < self._scene.frame.stamp_ns:
+        if self._scene is not None and self._scene.frame.stamp_ns - frame.stamp_ns > SET_BACK_NS:
             self._registry.clock_set_back(frame.stamp_ns)
         known = [track for track in tracks if track.object_id in self._registry]
         seen.record(known)
