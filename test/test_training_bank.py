@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -118,6 +119,27 @@ def test_how_wrong_kinds_are_goes_on_with_a_stopped_run():
     again.load_state_dict(bank.state_dict())
     assert torch.equal(again.wrong, bank.wrong)
     assert float(bank.wrong[list(OFFERED).index("color")]) < 0.5 < float(bank.wrong[-1])
+
+
+def test_a_stopped_run_goes_on_with_the_questions_whose_turn_it_is(batch):
+    of_one_kind = replace(batch, kinds=["color"] * len(batch.kinds))
+    whole, stopped, resumed = (QuestionBank(kept=None) for _ in range(3))
+    for bank in (whole, stopped, resumed):
+        bank.add(of_one_kind)
+    first, second = (whole.draw(np.random.default_rng(0), 500) for _ in range(2))
+    stopped.draw(np.random.default_rng(0), 500)
+    resumed.load_state_dict(stopped.state_dict())
+    again = resumed.draw(np.random.default_rng(0), 500)
+    assert again.rows.ids.tolist() == second.rows.ids.tolist() != first.rows.ids.tolist()
+
+
+def test_a_state_of_before_turns_were_kept_is_taken_up():
+    old, bank = QuestionBank(), QuestionBank()
+    old.answered(["color"] * 30, torch.zeros(30), torch.ones(30))
+    state = {name: value for name, value in old.state_dict().items() if name != "turns"}
+    bank.load_state_dict(state)
+    assert torch.equal(bank.wrong, old.wrong)
+    assert not bank.turns.any()
 
 
 def test_new_questions_join_every_few_steps(micro_folder, network):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,21 +38,27 @@ class _Question(NamedTuple):
 
 
 class QuestionBank(nn.Module):
-    """Questions by kind, and how wrong the answers to each kind are; the latter is part of its state.
+    """Questions by kind; how wrong the answers to each are, and whose turn it is, are its state.
 
     Args:
         kept: of each kind, the newest; None keeps all.
     """
 
     wrong: Tensor
+    turns: Tensor
 
     def __init__(self, kept: int | None = KEPT) -> None:
         """Empty."""
         super().__init__()
         self._kept = kept
         self._questions: dict[str, deque[_Question]] = {}
-        self._next: dict[str, int] = {}
         self.register_buffer("wrong", torch.ones(len(OFFERED)))
+        self.register_buffer("turns", torch.zeros(len(OFFERED), dtype=torch.long))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """States that were written before turns were part of them begin with the first questions."""
+        state_dict.setdefault(f"{prefix}turns", torch.zeros_like(self.turns))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def add(self, batch: Asked) -> None:
         """Takes up its questions; the oldest of too many are forgotten."""
@@ -81,12 +87,13 @@ class QuestionBank(nn.Module):
         weights = np.array([(_ALWAYS + wrong[kind] ** _SHARPNESS) * _weight(kind) for kind in kinds])
         lengths = [np.mean([len(q.row.ids) for q in islice(self._questions[kind], 50)]) for kind in kinds]
         weights = weights / np.sqrt(lengths)
+        places = {kind: place for place, kind in enumerate(OFFERED)}
         asked: list[str] = []
         questions: list[_Question] = []
         while sum(len(question.row.ids) for question in questions) < tokens:
             kind = kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
-            turn = self._next.get(kind, 0) % len(self._questions[kind])
-            self._next[kind] = turn + 1
+            turn = int(self.turns[places[kind]]) % len(self._questions[kind])
+            self.turns[places[kind]] = turn + 1
             asked.append(kind)
             questions.append(self._questions[kind][turn])
         fused = [question.fused for question in questions if question.fused is not None]
