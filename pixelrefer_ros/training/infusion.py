@@ -16,9 +16,7 @@ objects of which no picture was drawn, see `imagined`: some thousand scenes are 
 from __future__ import annotations
 
 import contextlib
-import copy
 from dataclasses import replace
-from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -49,8 +47,10 @@ from pixelrefer_ros.training.reading import (
 )
 from pixelrefer_ros.training.readings import Readings
 from pixelrefer_ros.training.rivals import WordRivals
+from pixelrefer_ros.training.seen_once import SeenOnce
 
 STAGE = "infusion"
+_SEEN = "infusion"  # folder beside the state
 _WATCHED = 60  # validation scenes
 _BEGUN_WITH = 120  # batches from which it learns where to look, and what is nearest to signs
 _FLAT = 0.3
@@ -92,8 +92,8 @@ def teach_infusion(network: PixelReferNetwork, folder: Path, out: Path, settings
         settings: of the whole run.
 
     Returns:
-        Whether it is finished; False when the minutes ended first. Where no language model has learned to
-        read signs there is nothing to do.
+        Whether it is finished; False when the minutes ended first, be it while scenes are seen. Where no
+        language model has learned to read signs there is nothing to do.
     """
     readings = Readings.load(network, out)
     if readings is None:
@@ -134,8 +134,15 @@ def teach_infusion(network: PixelReferNetwork, folder: Path, out: Path, settings
     )
     steps = settings.infusion_steps
     loop = Loop(STAGE, learner, groups, out, settings.pace(steps, flat=_FLAT))
-    loop.resume()
-    asked = [] if loop.finished else _asked(network, folder, readings, settings, begins=not loop.step)
+    begins = not loop.resume()
+    batches = ShownBatches(folder, network.config, seed=settings.shown_by, scenes=settings.infusion_scenes)
+    once = SeenOnce(network, batches, out / _SEEN, settings, deadline=loop.pace.deadline)
+    asked: list[Asked] | None = [] if loop.finished else None
+    if asked is None:
+        with contextlib.suppress(KeyboardInterrupt):  # what was seen is kept: the run can go on
+            asked = _asked(network, once, readings, settings, loop, begins=begins)
+    if asked is None:
+        return False
     for batch in asked:
         seen.add(batch)
     imagination = Imagination(asked) if asked else None
@@ -189,24 +196,29 @@ def teach_infusion(network: PixelReferNetwork, folder: Path, out: Path, settings
     loop.save()
     if loop.finished and processes.is_first():
         readings.save(out)
+        once.remove()
     return loop.finished
 
 
 def _asked(
     network: PixelReferNetwork,
-    folder: Path,
+    once: SeenOnce,
     readings: Readings,
     settings: LanguageSettings,
+    loop: Loop,
     *,
     begins: bool,
-) -> list[Asked]:
-    """Questions about all scenes that are seen; an encoder that begins learns to look from the first."""
+) -> list[Asked] | None:
+    """Questions about all scenes that are seen; an encoder that begins learns to look from the first.
+
+    None where time was up first.
+    """
     encoder = network.object_encoder
-    batches = ShownBatches(folder, network.config, seed=settings.shown_by, scenes=settings.infusion_scenes)
     mine = range(-(-settings.infusion_batches // settings.processes))
-    shown = iter(loader(batches, mine, workers=settings.workers))
-    first = [(see(network, batch, bf16=settings.bf16), batch) for batch in islice(shown, _BEGUN_WITH)]
     if begins:
+        first = once.seen(mine[:_BEGUN_WITH])
+        if first is None:
+            return None
         if processes.is_first():
             begin_infusion(
                 encoder,
@@ -216,11 +228,12 @@ def _asked(
                 led_steps=settings.led_steps,
             )
         processes.share(encoder)
-    others = ((see(network, batch, bf16=settings.bf16), batch) for batch in shown)
-    return [_projected(encoder, *pair) for pair in chain(first, others)]
+        del first  # some 3 MB each
+        processes.wait()  # all have read the state that the first one writes anew
+        loop.save()
+    return once.projected(mine)
 
 
 def _projected(encoder: ObjectEncoder, seen: Seen, shown: Shown) -> Asked:
     """Its questions, with what the object encoder projects of each view."""
-    asked = copy.deepcopy(shown.asked)  # each tensor of a worker's item holds a file open
-    return replace(asked, fused=fused(encoder, seen).cpu())
+    return replace(shown.asked, fused=fused(encoder, seen).cpu())
