@@ -292,6 +292,8 @@ def test_a_run_whose_workers_find_too_much_broken_ends_in_one_clear_line(media, 
     ("record", "error"),
     [
         (image(masks=[encode_rle(np.ones((8, 8), bool))]), ImageError),
+        (image(masks=[POLYGON], height=2 * HEIGHT, width=2 * WIDTH), ImageError),
+        (video(masks=[{"4": POLYGON}], height=WIDTH, width=HEIGHT), ImageError),
         (video(masks=[{"50": RLE}]), ImageError),
         (video(video="0.png", masks=[{"1": RLE}]), ImageError),
         (image(conversations=talk("<region> " + "why " * 5000, "Because.")), BadQuestion),

@@ -155,7 +155,8 @@ def read_turn(turn: RecordTurn, tokenizer: ChatTokenizer, config: PixelReferConf
     """A question with its pictures and masks.
 
     Raises:
-        ImageError: a picture or a mask cannot be read, or they are of different sizes.
+        ImageError: a picture or a mask cannot be read, or they differ in size from each other or
+            from the record.
         EmptyRegion: the masks of an object have no pixel in any frame.
         BadQuestion: the prompt is longer than the model's context, or frames have no times.
     """
@@ -169,7 +170,13 @@ def read_turn(turn: RecordTurn, tokenizer: ChatTokenizer, config: PixelReferConf
         views = []
         for number, segmentation in frames.items():
             rgb = pictures[number if turn.video else 0]
-            mask = mask_of(segmentation, (rgb.shape[0], rgb.shape[1]))
+            size = rgb.shape[0], rgb.shape[1]
+            if turn.size not in (None, size):  # a polygon would be of other pixels, and nobody would know
+                raise ImageError(
+                    f"{turn.media} is of {list(size)} px, and its record says {list(turn.size or ())}: give "
+                    "the picture that the masks are of, or its own height and width"
+                )
+            mask = mask_of(segmentation, size)
             if not mask.any():  # it is hidden there
                 continue
             time_s = number / rate if turn.video and rate else None

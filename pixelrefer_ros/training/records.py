@@ -37,7 +37,8 @@ class RecordTurn:
         question: with one ``<region>`` per object.
         answer: as written.
         regions: per ``<region>`` the number of its object in the record, and frame number to segmentation.
-        size: (height, width) that the record gives, for polygons; None where it gives none.
+        size: (height, width) that the record gives, which masks and pictures have to have, px; None where it
+            gives none.
         rate_hz: frames per second that the record gives; None where it gives none.
     """
 
