@@ -205,4 +205,4 @@ class Exam:
 
 
 def _right(answer: Answer, draft: Draft) -> bool:
-    return score(parse(answer.text), draft.facts, draft.known).correct
+    return score(parse(answer.text), draft.facts, draft.known, draft.alternatives).correct

@@ -53,6 +53,7 @@ class Example:
         frame_indices: of `frames` in the scene.
         objects: the scene's numbers of the regions.
         lesson: see `Draft`.
+        alternatives: likewise.
     """
 
     question: str
@@ -67,6 +68,7 @@ class Example:
     frame_indices: tuple[int, ...]
     objects: tuple[int, ...]
     lesson: tuple[tuple[str, str], ...] = ()
+    alternatives: tuple[Facts, ...] = ()
 
     @property
     def row(self) -> Row:
@@ -75,7 +77,7 @@ class Example:
 
     def judge(self, answer: str) -> Score:
         """Scores any answer to this question."""
-        return score(parse(answer), self.facts, self.known)
+        return score(parse(answer), self.facts, self.known, self.alternatives)
 
     def digest(self) -> str:
         """Hex SHA-256 over everything: words, pixels, masks and times."""
@@ -269,4 +271,5 @@ def _drawn(sight: Sight, kind: str, draft: Draft, pictures: dict[int, Frame]) ->
         frame_indices=draft.views,
         objects=draft.objects,
         lesson=draft.lesson,
+        alternatives=draft.alternatives,
     )

@@ -72,14 +72,22 @@ class Score:
     recalled: int
 
 
-def score(stated: Facts, expected: Facts, known: Facts = frozenset()) -> Score:
+def score(
+    stated: Facts, expected: Facts, known: Facts = frozenset(), alternatives: Iterable[Facts] = ()
+) -> Score:
     """Compares what was said with what should have been.
 
     Args:
         stated: from `parse`.
         expected: what a right answer says.
         known: what else is true; saying it is no fault.
+        alternatives: what other right answers say in its place; a wrong one is compared with `expected`.
     """
+    scores = [_compared(stated, right, known) for right in (expected, *alternatives)]
+    return next((of_answer for of_answer in scores if of_answer.correct), scores[0])
+
+
+def _compared(stated: Facts, expected: Facts, known: Facts) -> Score:
     true = [fact for fact in stated if _among(fact, expected) or _among(fact, known)]
     recalled = [fact for fact in expected if _among(fact, stated)]
     contradicted = any(

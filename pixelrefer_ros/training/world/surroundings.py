@@ -6,6 +6,9 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pixelrefer_ros.training.world.sight import GONE_PX, Sight
 from pixelrefer_ros.training.world.vocabulary import BOARD
 
@@ -20,7 +23,8 @@ OUTSIDE_CONE = 1.4
 NEAREST_MARGIN = 1.3
 """The next nearest is at least so many times as far, from middle to middle."""
 CLEAR_SIDE = 0.05
-"""Of the short side: "nothing" is said of a side only if every object's middle is so far on the other one."""
+"""Of the short side: "nothing" is said of a side only if every object's middle is so far on the other one,
+and every board's, of which nothing is within the cone either."""
 COVERED = 0.12
 """An object covers another from this share on; below `UNCOVERED` it doesn't, in between nothing is asked."""
 UNCOVERED = 0.01
@@ -35,11 +39,12 @@ def name(sight: Sight, number: int) -> str:
 def next_to(sight: Sight, number: int, index: int) -> int | str | None:
     """The nearest object, `NOTHING` if there is no other, None if it is unclear or cannot be named.
 
-    It is the nearest both from middle to middle and from edge to edge.
+    It is the nearest both from middle to middle and from edge to edge. Where only a board is seen, that might
+    be meant.
     """
     others = _others(sight, number, index)
     if not others:
-        return NOTHING
+        return None if _boards(sight, number, index) else NOTHING
     (distance, nearest), *further = sorted((math.hypot(dx, dy), other) for other, (dx, dy) in others.items())
     if further and further[0][0] < NEAREST_MARGIN * distance:
         return None
@@ -50,7 +55,7 @@ def next_to(sight: Sight, number: int, index: int) -> int | str | None:
 
 
 def beside(sight: Sight, number: int, index: int, side: Side) -> int | str | None:
-    """The nearest object on one side, `NOTHING` if nothing is there, None if it is unclear."""
+    """The nearest object on one side, `NOTHING` if not even a board is there, None if it is unclear."""
     step = SIDES[side]
     inside: list[tuple[float, int]] = []
     doubtful: list[float] = []
@@ -65,7 +70,7 @@ def beside(sight: Sight, number: int, index: int, side: Side) -> int | str | Non
         else:
             doubtful.append(math.hypot(dx, dy))
     if clear:
-        return NOTHING
+        return None if _board_at(sight, number, index, step) else NOTHING
     if not inside:
         return None
     inside.sort()
@@ -85,6 +90,12 @@ def side_of(sight: Sight, number: int, other: int, index: int) -> Side | None:
         if along > 0 and across <= CONE * along:
             return side
     return None
+
+
+def all_beside(sight: Sight, number: int, index: int) -> list[tuple[Side, int]]:
+    """Everybody of whom anything is seen and who is straight on one side, and that side."""
+    sides = ((side_of(sight, number, other, index), other) for other in _others(sight, number, index))
+    return [(side, other) for side, other in sides if side is not None]
 
 
 def in_front(sight: Sight, number: int, index: int) -> str | None:
@@ -144,3 +155,20 @@ def _others(sight: Sight, number: int, index: int) -> dict[int, tuple[float, flo
             other_x, other_y = sight.center(other, index)
             offsets[other] = (other_x - x, other_y - y)
     return offsets
+
+
+def _board_at(sight: Sight, number: int, index: int, step: tuple[int, int]) -> bool:
+    """Whether a board is on one side, by its middle or by some of it that is straight there."""
+    for offsets in _boards(sight, number, index):
+        along, across = offsets @ step, np.abs(offsets @ step[::-1])
+        straight = (along > 0) & (across <= CONE * along)
+        if along.mean() >= -CLEAR_SIDE * sight.scene.short_side or straight.any():
+            return True
+    return False
+
+
+def _boards(sight: Sight, number: int, index: int) -> list[NDArray[np.float64]]:
+    """Of every board that is seen, offsets (P, 2) x, y px to its pixels."""
+    middle = sight.center(number, index)
+    pixels = (np.argwhere(mask)[:, ::-1] for mask in sight.renderer.layers(index).boards if mask.any())
+    return [of_board - np.array(middle) for of_board in pixels]

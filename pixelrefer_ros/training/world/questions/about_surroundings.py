@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from pixelrefer_ros.training.world.facts import Fact, Facts
 from pixelrefer_ros.training.world.questions.draft import Asking, Draft, article
 from pixelrefer_ros.training.world.surroundings import (
     NOTHING,
     SIDES,
+    all_beside,
     behind,
     beside,
     in_front,
@@ -56,17 +60,18 @@ def next_object(asking: Asking) -> Draft | None:
 
 
 def object_beside(asking: Asking) -> Draft | None:
-    """What is on one of its four sides."""
+    """What is on one of its four sides: the nearest is named, and whoever else is straight there is right."""
     side = tuple(SIDES)[int(asking.rng.integers(4))]
     found = beside(asking.sight, asking.number, asking.newest, side)
     if found is None or (found == NOTHING and asking.rng.random() < 0.5):  # "nothing" is the commoner truth
         return None
-    return _named(
-        asking,
-        _BESIDE,
-        NOTHING if isinstance(found, str) else name(asking.sight, found),
-        side=SIDE_WORDS[side],
-    )
+    who = NOTHING if isinstance(found, str) else name(asking.sight, found)
+    draft = _named(asking, _BESIDE, who, side=SIDE_WORDS[side])
+    there = [
+        other for where, other in all_beside(asking.sight, asking.number, asking.newest) if where == side
+    ]
+    facts = [_facts(name(asking.sight, other)) for other in there]
+    return replace(draft, alternatives=tuple(own for own in facts if own != draft.facts))
 
 
 def is_beside(asking: Asking) -> Draft | None:
@@ -130,6 +135,13 @@ def _named(asking: Asking, wordings: tuple[tuple[str, str], ...], who: str, **wo
     if who == NOTHING:
         question, _ = asking.phrase(wordings, a="", A="", **words)
         return asking.draft((question, "Nothing."), [("answer", NOTHING)])
-    facts = [("shape", BOARD)] if who == BOARD else list(zip(("color", "shape"), who.split(), strict=True))
     named = article(who)
-    return asking.draft(asking.phrase(wordings, a=named, A=named[0].upper() + named[1:], **words), facts)
+    phrased = asking.phrase(wordings, a=named, A=named[0].upper() + named[1:], **words)
+    return asking.draft(phrased, _facts(who))
+
+
+def _facts(who: str) -> Facts:
+    """What an answer states that names somebody so."""
+    if who == BOARD:
+        return frozenset({Fact("shape", BOARD)})
+    return frozenset(Fact(slot, word) for slot, word in zip(("color", "shape"), who.split(), strict=True))

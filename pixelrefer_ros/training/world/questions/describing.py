@@ -8,8 +8,14 @@ from pixelrefer_ros.training.world.questions.about_one import PLACE_PHRASES
 from pixelrefer_ros.training.world.questions.about_surroundings import SIDE_WORDS
 from pixelrefer_ros.training.world.questions.draft import Asking, Draft, article
 from pixelrefer_ros.training.world.questions.over_time import MOTION_PHRASES, hiding_facts, times
-from pixelrefer_ros.training.world.sight import GONE_PX
-from pixelrefer_ros.training.world.surroundings import NOTHING, in_front, name, next_to, side_of
+from pixelrefer_ros.training.world.surroundings import (
+    NOTHING,
+    all_beside,
+    in_front,
+    name,
+    next_to,
+    side_of,
+)
 
 _BRIEF = (
     "Please describe <region> in brief.",
@@ -105,11 +111,4 @@ def _picture(asking: Asking) -> tuple[list[str], list[tuple[str, str]]] | None:
 def _all_sides(asking: Asking) -> list[tuple[str, str]]:
     """Who else is on which side: true, though not the neighbour that the description names."""
     sight, number, index = asking.sight, asking.number, asking.newest
-    sides: list[tuple[str, str]] = []
-    for other in range(len(sight.scene.objects)):
-        if other == number or sight.pixels[index, other] <= GONE_PX:
-            continue
-        side = side_of(sight, number, other, index)
-        if side is not None:
-            sides.append((side, name(sight, other)))
-    return sides
+    return [(side, name(sight, other)) for side, other in all_beside(sight, number, index)]

@@ -28,6 +28,7 @@ class Draft:
         known: what else is true of the object.
         lesson: of one of `LESSONS`, the answer's parts: what is heard and what is to be said to it, in turns.
         claim: of a question for yes or no, the words in it after which that is decided, and "yes" or "no".
+        alternatives: what other answers state that are as right as this one.
     """
 
     question: str
@@ -38,6 +39,7 @@ class Draft:
     known: Facts = frozenset()
     lesson: tuple[tuple[str, str], ...] = ()
     claim: tuple[str, str] | None = None
+    alternatives: tuple[Facts, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
