@@ -6,6 +6,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from pixelrefer_ros.training.scoring import (
     score_answers,
     score_shuffled,
 )
-from pixelrefer_ros.training.scoring.answers import answered, look
+from pixelrefer_ros.training.scoring.answers import ASK_ALIKE, answered, look, partners
 from pixelrefer_ros.training.scoring.masks import edges
 from pixelrefer_ros.training.world import (
     Example,
@@ -131,6 +133,30 @@ def test_shuffled_regions_ask_every_question_about_a_partner_of_its_kind(model_f
     assert asked >= 4
     assert sum(row.count for row in scores.rows.values()) == asked
     assert right_of(chance) < asked / 2
+
+
+@pytest.fixture(scope="module")
+def asked_of_all_kinds() -> list[Example]:
+    seeds = scene_seeds("val", 3, 30)
+    return [example for seed in seeds for example in scene_examples(seed, 30, settings=SMALL, moments=1)]
+
+
+def test_a_partner_was_asked_the_same_be_it_in_other_words(asked_of_all_kinds):
+    pairs = list(partners(asked_of_all_kinds, np.random.default_rng(0)))
+    assert {example.kind for example, _ in pairs} > ASK_ALIKE
+    for example, partner in pairs:
+        assert partner.kind == example.kind and partner.scene_seed != example.scene_seed
+        assert partner.question == example.question or example.kind in ASK_ALIKE
+        # So it is what is true of the partner's regions, whether its own question is asked or the other one.
+        assert replace(partner, question=example.question).judge(partner.answer).correct
+
+
+def test_kinds_that_ask_alike_have_a_few_wordings_and_no_yes_or_no(asked_of_all_kinds):
+    wordings, slots = defaultdict(set), defaultdict(set)
+    for example in asked_of_all_kinds:
+        wordings[example.kind].add(example.question)
+        slots[example.kind] |= {fact for fact in example.facts if fact.value in ("yes", "no")}
+    assert all(len(wordings[kind]) <= 6 and not slots[kind] for kind in ASK_ALIKE)
 
 
 def test_shuffled_regions_leave_chance_to_a_model_that_answers_by_what_it_sees():

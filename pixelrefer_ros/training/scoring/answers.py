@@ -14,6 +14,12 @@ from pixelrefer_ros.training.world import Example, Score
 
 MAX_TOKENS = 72
 """Longer than any right answer of the world in its own tokenizer."""
+_OF_PICTURES = ("category", "color", "shape", "surface", "size", "place", "next_to", "in_front", "behind")
+_OF_VIDEOS = ("motion", "hidden_when")
+_DESCRIPTIONS = ("describe_brief", "describe_detail", "describe_video")
+ASK_ALIKE = frozenset((*_OF_PICTURES, *_OF_VIDEOS, *_DESCRIPTIONS))
+"""Kinds that ask the same of every region, in other words at most. The others ask for a word, a side, a time
+or one of several options."""
 
 
 @dataclass(slots=True)
@@ -172,8 +178,7 @@ def score_shuffled(
 
     Args:
         model: what to ask.
-        examples: are regrouped so that each gets the regions of an example of its kind, with as many regions
-            and as many frames; those without a partner are left out.
+        examples: are regrouped, see `partners`; those without a partner are left out.
         seed: of the shuffling.
 
     Returns:
@@ -181,32 +186,30 @@ def score_shuffled(
         right answers, which is what a perfect model would say of the wrong regions.
     """
     scores, chance = AnswerScores(), AnswerScores()
-    pairs = list(_partners(examples, np.random.default_rng(seed)))
+    pairs = list(partners(examples, np.random.default_rng(seed)))
     for example, partner in pairs:
         chance.add(example, partner.answer)
-    for example, answer in answered(model, ((pair[0], _swapped(model, *pair)) for pair in pairs)):
+    for example, answer in answered(model, ((example, look(model, partner)) for example, partner in pairs)):
         scores.add(example, answer)
     return scores, chance
 
 
-def _partners(examples: Sequence[Example], rng: np.random.Generator) -> Iterator[tuple[Example, Example]]:
-    alike: dict[tuple[str, int, int], list[Example]] = defaultdict(list)
+def partners(examples: Sequence[Example], rng: np.random.Generator) -> Iterator[tuple[Example, Example]]:
+    """Pairs of other scenes each, of which the second one's regions are to be asked about.
+
+    Both ask the same about as many regions, be it in other words: the second one's right answer then is what
+    is true of its regions, whichever of both questions is asked.
+    """
+    alike: dict[tuple[str, int, str], list[Example]] = defaultdict(list)
     for example in examples:
-        alike[example.kind, len(example.masks), len(example.frames)].append(example)
+        asked = "" if example.kind in ASK_ALIKE else example.question
+        alike[example.kind, len(example.masks), asked].append(example)
     for group in alike.values():
         order = rng.permutation(len(group))
         for place, number in enumerate(order):
             partner = group[order[(place + 1) % len(order)]]
             if partner.scene_seed != group[number].scene_seed:
                 yield group[number], partner
-
-
-def _swapped(model: PixelReferLite, example: Example, partner: Example) -> list[list[TimedTokens]]:
-    """The partner's regions at the example's times."""
-    return [
-        [TimedTokens(view.tokens, time) for view, time in zip(region, example.times_s, strict=True)]
-        for region in look(model, partner)
-    ]
 
 
 def _plain(score: RowScore) -> dict[str, float | int | None]:
