@@ -183,19 +183,29 @@ def prompt_row(turn: Turn, tokenizer: ChatTokenizer, config: PixelReferConfig) -
     return text_row(turn.question, turn.answer, times, tokenizer, config, turn.lesson)
 
 
-def repeated(batches: Dataset[Item], steps: range, *, shown: int, workers: int) -> Iterator[Item]:
+def repeated(
+    batches: Dataset[Item], steps: range, *, shown: int, workers: int, kept: int | None = None
+) -> Iterator[Item]:
     """One batch a step, each shown so many times at most, since drawing costs as much as learning.
 
-    A run of S steps has S / ``shown`` of them, in the same order again and again.
+    A run of S steps has S / ``shown`` of them, in the same order again and again; a longer one than
+    ``kept * shown`` steps goes on with as many others.
 
     Args:
         batches: by number.
         steps: those left of the run, to its end.
         shown: at least 1.
         workers: see `loader`.
+        kept: batches in memory at most; None keeps all.
     """
-    distinct = max(1, -(-steps.stop // shown))
-    return recalled(batches, [step % distinct for step in steps], workers=workers)
+    most = kept or max(1, steps.stop)
+
+    def number(step: int) -> int:
+        first = step // (most * shown) * most
+        distinct = min(most, -(-(steps.stop - first * shown) // shown))
+        return first + (step - first * shown) % distinct
+
+    return recalled(batches, [number(step) for step in steps], workers=workers)
 
 
 def recalled(items: Dataset[Item], numbers: Sequence[int], *, workers: int) -> Iterator[Item]:

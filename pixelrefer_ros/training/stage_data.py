@@ -18,6 +18,8 @@ from pixelrefer_ros.training.stages import Stage
 from pixelrefer_ros.training.validation import BatchValidation, Validation, WorldValidation
 from pixelrefer_ros.training.world_data import WorldBatches
 
+_KEPT = 100  # batches with their features at once: 3 MB each of pictures, 10 MB of videos
+
 _log = logging.getLogger(__name__)
 
 
@@ -77,7 +79,7 @@ def world_data(
     )
 
     def shown(left: range) -> Iterator[Batch]:
-        return repeated(batches, left, shown=settings.shown, workers=settings.workers)
+        return repeated(batches, left, shown=settings.shown, workers=settings.workers, kept=_KEPT)
 
     return StageData(
         shown, WorldValidation(stage, tokenizer_of(source)) if settings.validate_every > 0 else None
