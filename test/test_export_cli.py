@@ -49,7 +49,9 @@ def test_tracker_that_was_exported_follows_objects(
     assert (manifest.opset, {graph.name for graph in manifest.graphs.values()}) == (20, set(GRAPHS))
     assert (manifest.settings["image_size"], manifest.settings["max_objects"]) == (64, 4)
 
-    rules = StateRules(min_area_px=0, max_area_fraction=1.0, apart=False, remembers_absence=True)
+    rules = StateRules(
+        min_area_px=0, max_area_fraction=1.0, smallest_part=0.0, apart=False, remembers_absence=True
+    )
     follows = StreamTracker.from_pretrained(resolve_tracker(str(out)), max_objects=4, states=rules)
     assert follows.image_size == 64
     first, second = moving_frames(2)

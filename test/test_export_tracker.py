@@ -113,7 +113,9 @@ def test_bfloat16_graph_holds_torchs_rounded_weights_and_computes_the_same(
 
 
 def test_masks_followed_in_float16_overlap_those_in_float32(checkpoint: Path, half: Path) -> None:
-    rules = StateRules(min_area_px=0, max_area_fraction=1.0, apart=False, remembers_absence=True)
+    rules = StateRules(
+        min_area_px=0, max_area_fraction=1.0, smallest_part=0.0, apart=False, remembers_absence=True
+    )
     exact = StreamTracker.from_pretrained(checkpoint, image_size=64, states=rules)
     tracker = StreamTracker.from_pretrained(half, max_objects=4, states=rules)
     shared = either = 0

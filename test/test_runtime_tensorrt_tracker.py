@@ -42,7 +42,9 @@ LOGIT_TOLERANCE = 1e-3
 
 def tracker(folder: Path, backend: Backend) -> StreamTracker:
     """Everything is reported, so that masks can be compared whatever the untrained weights say."""
-    rules = StateRules(min_area_px=0, max_area_fraction=1.0, apart=False, remembers_absence=True)
+    rules = StateRules(
+        min_area_px=0, max_area_fraction=1.0, smallest_part=0.0, apart=False, remembers_absence=True
+    )
     return StreamTracker(GraphSam2(folder, backend, device=torch.device("cpu")), states=rules)
 
 

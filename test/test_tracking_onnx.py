@@ -37,7 +37,9 @@ GRAPH_TOLERANCE = 1e-5
 # memories feed memories: 1.3e-4 was seen over 30 frames. Logits are a few units.
 LOGIT_TOLERANCE = 1e-3
 # Everything is reported, so that masks can be compared whatever the untrained weights say.
-OPEN = StateRules(min_area_px=0, max_area_fraction=1.0, apart=False, remembers_absence=True)
+OPEN = StateRules(
+    min_area_px=0, max_area_fraction=1.0, smallest_part=0.0, apart=False, remembers_absence=True
+)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,9 @@ torch.set_num_threads(1)
 # (4e-3 of one value): 2e-4 was seen over 30 frames. A wrong memory makes more than 2e-2, see the last test.
 LOGIT_TOLERANCE = 1e-3
 # Everything is reported, so that masks can be compared whatever the untrained weights say.
-OPEN = StateRules(min_area_px=0, max_area_fraction=1.0, apart=False, remembers_absence=True)
+OPEN = StateRules(
+    min_area_px=0, max_area_fraction=1.0, smallest_part=0.0, apart=False, remembers_absence=True
+)
 
 
 @pytest.fixture(scope="module")

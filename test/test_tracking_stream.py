@@ -17,7 +17,9 @@ from pixelrefer_ros.types import Box, Frame, Region, Track, TrackState
 
 torch.set_num_threads(1)
 
-OPEN = StateRules(min_area_px=0, max_area_fraction=1.0, apart=False, remembers_absence=True)
+OPEN = StateRules(
+    min_area_px=0, max_area_fraction=1.0, smallest_part=0.0, apart=False, remembers_absence=True
+)
 MODEL = tiny_sam2(seed=3, image_size=64)
 FRAMES = moving_frames(24)
 # A batch sums in another order than one object alone, and memories are rounded to bfloat16; logits are a

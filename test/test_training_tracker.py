@@ -185,7 +185,7 @@ def test_training_follows_as_the_tracker_does(prompt, tmp_path):
             head.proj_out.weight.mul_(20)  # so that the masks of an untrained model have edges
     write_tracker(model, tmp_path)
     # Masks of an untrained model are of any size and overlap; training remembers every frame.
-    rules = StateRules(max_area_fraction=1.0, apart=False, remembers_absence=True)
+    rules = StateRules(max_area_fraction=1.0, smallest_part=0.0, apart=False, remembers_absence=True)
     tracker = StreamTracker.from_pretrained(tmp_path, states=rules)
     visible = [sight.renderer.layers(index).visible for index in range(frames)]
     regions = [region_of(visible[0][number], number + 1, prompt) for number in numbers]

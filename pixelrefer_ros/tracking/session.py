@@ -21,10 +21,11 @@ from pixelrefer_ros.tracking.overlaps import (
     renew_relations,
     start_relations,
 )
+from pixelrefer_ros.tracking.parts import without_specks
 from pixelrefer_ros.tracking.prompts import MaskPrompt, PointPrompt, check_frame
 from pixelrefer_ros.tracking.states import StateRules, Visibility
 from pixelrefer_ros.tracking.steps import Decoded, Features, Sam2Steps
-from pixelrefer_ros.types import MAX_POINTS, Frame, Mask, Track, TrackState
+from pixelrefer_ros.types import MAX_POINTS, Box, Frame, Mask, Track, TrackState
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -120,7 +121,7 @@ class Session:
         decoded = replace(decoded, score=torch.where(whole, found.score, decoded.score))
         height, width = check_frame(frame.rgb)
         for i, (item, logits, score) in enumerate(zip(items, *_on_host(decoded), strict=True)):
-            mask, box, area = mask_at_frame_size(logits, height, width)
+            mask, box, area = self._at_frame_size(logits, height, width)
             visible = believed[i] and self._rules.visible(score, area, mask.size)
             item.visibility.observed(visible, score, frame.stamp_ns, self._rules)
             if present[i]:
@@ -200,7 +201,7 @@ class Session:
                 mask = given.masks[i].copy()
                 box, area, visible = mask_box(mask), int(np.count_nonzero(mask)), True
             else:
-                mask, box, area = mask_at_frame_size(logits, height, width)
+                mask, box, area = self._at_frame_size(logits, height, width)
                 visible = self._rules.visible(score, area, mask.size)
             item = Followed(
                 object_id=object_id,
@@ -216,6 +217,12 @@ class Session:
             item.report(score, mask, box, area)
             rows.append(self._row_for(item))
         self.bank.start(rows, memory, given.decoded.pointer)
+
+    def _at_frame_size(
+        self, logits: NDArray[np.float32], height: int, width: int
+    ) -> tuple[Mask, Box | None, int]:
+        """The mask that is reported, its box and its area, see `mask_at_frame_size`."""
+        return mask_at_frame_size(without_specks(logits, self._rules.smallest_part), height, width)
 
     def _row_for(self, item: Followed) -> int:
         """Put an object in its place, a new one in a new row."""

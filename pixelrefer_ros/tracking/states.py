@@ -29,6 +29,9 @@ class StateRules:
     count as such; remembered, they say that what looks so is not the object, and it is never found again
     though it is in full view. SAM 2 itself remembers every frame (``remembers_absence``).
 
+    Parts of a mask that are smaller than ``smallest_part`` of its largest one are not reported, see
+    `without_specks`.
+
     Attributes:
         score_threshold: probability in [0.5, 1]; SAM 2 itself empties masks that score below 0.5.
         min_area_px: smallest visible mask, pixels of the frame.
@@ -36,6 +39,7 @@ class StateRules:
         lost_after_frames: processed frames without the object.
         lost_after_s: seconds without the object; None: frames alone decide.
         find_again_score: probability in [0.5, 1], or None.
+        smallest_part: share of the largest part, in [0, 1]; 0: all parts are reported.
         apart: whether objects that are followed rule each other out; False: each is followed by itself.
         remembers_absence: whether an object's memory takes up frames in which it is absent.
 
@@ -49,6 +53,7 @@ class StateRules:
     lost_after_frames: int = 30
     lost_after_s: float | None = None
     find_again_score: float | None = None
+    smallest_part: float = 0.1
     apart: bool = True
     remembers_absence: bool = False
 
@@ -64,6 +69,7 @@ class StateRules:
                 self.find_again_score is None or 0.5 <= self.find_again_score <= 1,
                 "in [0.5, 1], or None",
             ),
+            "smallest_part": (0 <= self.smallest_part <= 1, "in [0, 1]"),
         }
         for name, (good, bounds) in checks.items():
             if not good:
