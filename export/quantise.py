@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 QUANTISED = {"int8": 8, "int4": 4}
 """Precisions with quantised weights, and their bits."""
-BLOCK = 32
-"""Weights of one column that share a scale."""
+BLOCKS = {8: 32, 4: 64}
+"""By bits: how many weights of one column share a scale. TensorRT documents int4 by 64 or 128."""
 SMALLEST_SCALE = 2.0**-24
 """That of blocks that are all zeros: the smallest positive float16, far below any step that matters."""
 
@@ -37,7 +37,7 @@ class Quantised:
 def quantise_weights(model: onnx_ir.Model, *, bits: int) -> Quantised:
     """Replaces the weights of matrix products by integers with scales; in place.
 
-    Symmetric: a weight is integer x scale, one scale for `BLOCK` consecutive weights of a column. Products
+    Symmetric: a weight is integer x scale, one scale for `BLOCKS` consecutive weights of a column. Products
     whose inner size is no multiple of the block stay as they are.
 
     Args:
@@ -57,7 +57,7 @@ def quantise_weights(model: onnx_ir.Model, *, bits: int) -> Quantised:
         if kernel.name not in done:
             weight = kernel.const_value.numpy()
             sizes[kernel.name] = weight.size
-            if weight.ndim != 2 or weight.shape[0] % BLOCK:
+            if weight.ndim != 2 or weight.shape[0] % BLOCKS[bits]:
                 continue
             done[kernel.name] = _dequantised(graph, node, kernel, weight, bits)
         node.replace_input_with(1, done[kernel.name])
@@ -74,29 +74,26 @@ def _dequantised(
 ) -> onnx_ir.Value:
     """A ``DequantizeLinear`` node before `node`; returns its output."""
     integers, scales = quantise(weight, bits)
-    kind = onnx_ir.DataType.INT4 if bits == 4 else onnx_ir.DataType.INT8
     name = str(kernel.name)
-    quantised = onnx_ir.Value(
-        name=f"{name}_quantised",
-        const_value=onnx_ir.tensor(
-            integers.astype(ml_dtypes.int4) if bits == 4 else integers, dtype=kind, name=f"{name}_quantised"
-        ),
+    stored = initializer(
+        graph, f"{name}_quantised", integers.astype(ml_dtypes.int4) if bits == 4 else integers
     )
-    scale = onnx_ir.Value(
-        name=f"{name}_scale",
-        const_value=onnx_ir.tensor(scales, name=f"{name}_scale"),
-    )
-    for value in (quantised, scale):
-        assert value.const_value is not None  # noqa: S101 (set above)
-        value.shape = onnx_ir.Shape(value.const_value.shape.numpy())
-        value.type = onnx_ir.TensorType(value.const_value.dtype)
-        graph.register_initializer(value)
-    restore = onnx_ir.node("DequantizeLinear", [quantised, scale], {"axis": 0, "block_size": BLOCK})
+    scale = initializer(graph, f"{name}_scale", scales)
+    restore = onnx_ir.node("DequantizeLinear", [stored, scale], {"axis": 0, "block_size": BLOCKS[bits]})
     restored = restore.outputs[0]
     restored.name = f"{name}_dequantised"
     restored.shape, restored.type = kernel.shape, kernel.type
     graph.insert_before(node, restore)
     return restored
+
+
+def initializer(graph: onnx_ir.Graph, name: str, array: NDArray[Any]) -> onnx_ir.Value:
+    """A constant of the graph."""
+    tensor = onnx_ir.tensor(array, name=name)
+    kind = onnx_ir.TensorType(tensor.dtype)
+    value = onnx_ir.Value(name=name, const_value=tensor, shape=onnx_ir.Shape(array.shape), type=kind)
+    graph.register_initializer(value)
+    return value
 
 
 def quantise(weight: NDArray[Any], bits: int) -> tuple[NDArray[np.int8], NDArray[Any]]:
@@ -105,14 +102,14 @@ def quantise(weight: NDArray[Any], bits: int) -> tuple[NDArray[np.int8], NDArray
     Scales are positive, also those of blocks that are all zeros: TensorRT refuses others.
 
     Args:
-        weight: (in, out), in a multiple of `BLOCK`; float32, float16 or bfloat16.
+        weight: (in, out), in a multiple of the block; float32, float16 or bfloat16.
         bits: 8 or 4.
 
     Returns:
-        (in, out) from -2^(bits-1) to 2^(bits-1) - 1, and (in / BLOCK, out) in the weight's dtype.
+        (in, out) from -2^(bits-1) to 2^(bits-1) - 1, and (in / `BLOCKS`, out) in the weight's dtype.
     """
     largest = 2 ** (bits - 1) - 1
-    blocks = weight.reshape(-1, BLOCK, weight.shape[1]).astype(np.float32)
+    blocks = weight.reshape(-1, BLOCKS[bits], weight.shape[1]).astype(np.float32)
     # The negative side has one step more.
     steps = np.maximum(blocks.max(axis=1) / largest, blocks.min(axis=1) / -(largest + 1))
     steps = np.maximum(steps, SMALLEST_SCALE)
