@@ -133,6 +133,11 @@ def _builder(
 
 
 def _check_precision(folder: Path, manifest: Manifest, profile: MachineProfile) -> None:
+    if manifest.settings.get("int8_vision"):
+        raise ParameterError(
+            f"{folder} was exported with --int8-vision, which TensorRT does not run: export it again "
+            "without, or run it with backend 'onnxruntime'"
+        )
     if manifest.precision not in profile.precisions:
         raise ParameterError(
             f"{folder} was exported in {manifest.precision}, and profile {profile.name} takes "

@@ -15,11 +15,13 @@ import onnx_ir
 import torch
 from pixelrefer_ros.export.choices import check_choices, versions
 from pixelrefer_ros.export.graph import GraphPlan, export_graph, open_folder
+from pixelrefer_ros.export.integer_products import multiply_integers
 from pixelrefer_ros.export.language_decoder import DecoderGraph, EmbedGraph
 from pixelrefer_ros.export.language_objects import ObjectsGraph
 from pixelrefer_ros.export.language_vision import VisionGraph
 from pixelrefer_ros.export.quantise import QUANTISED, Quantised, quantise_weights
 
+from pixelrefer_ros.errors import ParameterError
 from pixelrefer_ros.model import PixelReferConfig, PixelReferNetwork
 from pixelrefer_ros.model.config import PATCH
 from pixelrefer_ros.model.crops import CONTEXT_SIDE, GLOBAL_SIDE
@@ -33,7 +35,13 @@ MAX_OBJECTS, MAX_FRAMES, MAX_BATCH = 16, 16, 8
 
 
 def plan_graphs(
-    network: PixelReferNetwork, *, opset: int, context_length: int, patch_budget: int, precision: str = "fp32"
+    network: PixelReferNetwork,
+    *,
+    opset: int,
+    context_length: int,
+    patch_budget: int,
+    precision: str = "fp32",
+    int8_vision: bool = False,
 ) -> Iterator[GraphPlan]:
     """The four graphs of a model, one after the other.
 
@@ -43,6 +51,7 @@ def plan_graphs(
         context_length: positions of the decoder's caches, at most.
         patch_budget: patches in one call of the vision encoder, at most.
         precision: int8 and int4 quantise the decoder; the others are what the networks' dtype says.
+        int8_vision: see `export_language`.
     """
     vision_width, width = network.config.vision.hidden_size, network.config.language.hidden_size
     patches = Profile(1, min(1024, patch_budget), max(patch_budget, GLOBAL_PATCHES))
@@ -56,6 +65,7 @@ def plan_graphs(
         shapes={"patches": {0: "P"}, "grids": {0: "G"}},
         outputs=["features"],
         profiles={"P": patches, "G": Profile(1, 2, 2 * MAX_OBJECTS)},
+        rewrite=multiply_integers if int8_vision else None,
     )
     yield GraphPlan(
         name="objects",
@@ -143,6 +153,7 @@ def export_language(
     context_length: int = CONTEXT_LENGTH,
     patch_budget: int = 0,
     fixed_context: bool = False,
+    int8_vision: bool = False,
 ) -> Manifest:
     """Exports a model to a folder that runs alone.
 
@@ -158,11 +169,17 @@ def export_language(
         context_length: positions of prompt and answer together, at most; the model's own bounds it too.
         patch_budget: patches in one call of the vision encoder, at most; 0 takes the model's.
         fixed_context: caches of exactly context_length positions, instead of up to so many.
+        int8_vision: the vision encoder multiplies integers of 8 bits, for a CPU; the networks are in float32.
 
     Raises:
-        ParameterError: an unknown precision or opset, or two that do not go together.
+        ParameterError: an unknown precision or opset, or two choices that do not go together.
     """
     check_choices(precision, opset)
+    if int8_vision and network.dtype != torch.float32:
+        raise ParameterError(
+            f"int8_vision is for a CPU, and the networks compute in {network.dtype}: export in fp32, or in "
+            "int8 or int4 with activations in fp32"
+        )
     open_folder(out)
     context_length = min(context_length, network.config.language.max_position_embeddings)
     patch_budget = patch_budget or network.config.patch_budget
@@ -171,9 +188,15 @@ def export_language(
         "patch_budget": patch_budget,
         "context_length": context_length,
         "mask_num": network.config.mask_num,
+        "int8_vision": int8_vision,
     }
     for plan in plan_graphs(
-        network, opset=opset, context_length=context_length, patch_budget=patch_budget, precision=precision
+        network,
+        opset=opset,
+        context_length=context_length,
+        patch_budget=patch_budget,
+        precision=precision,
+        int8_vision=int8_vision,
     ):
         if plan.rewrite is not None:
             plan = dataclasses.replace(plan, rewrite=_noted(plan.rewrite, settings))

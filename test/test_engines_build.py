@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -185,11 +186,11 @@ def test_an_older_tensorrt_refuses_the_newer_opset_and_takes_the_older(tmp_path,
     assert calls(old, "parse") == [("parse", 20)]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_a_precision_the_profile_does_not_take_is_refused_with_what_else_there_is(folder, trt, precision):
     write_manifest(folder, replace(read_manifest(folder), precision=precision))
     remedies = "--precision fp16, .*'onnxruntime', .*--profile"
-    said = rf"exported in {precision}, and profile rtx takes fp16, bf16: .*{remedies}"
+    said = rf"exported in {precision}, and profile rtx takes fp16, bf16, int4: .*{remedies}"
     with pytest.raises(ParameterError, match=said):
         build(folder, trt, Asked())
     assert trt.calls == []
@@ -411,6 +412,15 @@ def test_named_models_that_cannot_be_built_are_told_with_the_parameter_to_set(
     monkeypatch.setattr(machine, "current_gpu", lambda *_: GPU)
     with pytest.raises(PixelReferError, match=told):
         build_named(folder, **parameters)
+    assert trt.calls == []
+
+
+def test_folder_whose_vision_encoder_multiplies_integers_is_refused_with_the_remedy(folder, trt, asked):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["settings"]["int8_vision"] = True
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(PixelReferError, match=r"--int8-vision.*export it again without.*'onnxruntime'"):
+        build(folder, trt, asked)
     assert trt.calls == []
 
 

@@ -69,7 +69,9 @@ def test_kind_of_a_model_is_in_its_config_or_in_the_kind_of_its_file(tracker: Pa
     assert is_tracker(meta) and is_tracker(meta / "sam2.1_hiera_tiny.pt")
 
 
-@pytest.mark.parametrize("options", [LANGUAGE_ONLY, ["--context", "0"], ["--precision", "int8"]])
+@pytest.mark.parametrize(
+    "options", [LANGUAGE_ONLY, ["--int8-vision"], ["--context", "0"], ["--precision", "int8"]]
+)
 def test_arguments_that_no_tracker_has_are_refused_in_one_line(
     tracker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
 ) -> None:

@@ -16,11 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pixelrefer_ros.export import export_dtype, export_graph
 from pixelrefer_ros.export.language import plan_graphs
-from pixelrefer_ros.export.quantise import BLOCK, quantise
+from pixelrefer_ros.export.quantise import BLOCKS, quantise
 
 from pixelrefer_ros.errors import ParameterError
 from pixelrefer_ros.model import PixelReferNetwork, load_network
 from pixelrefer_ros.model.compiled import open_network
+from pixelrefer_ros.offline.export import export_model
 from pixelrefer_ros.offline.verify_report import ROUNDING
 from pixelrefer_ros.runtime import (
     GraphDecoder,
@@ -139,6 +140,31 @@ def test_quantised_decoder_stays_near_float32(
     assert error(found, reference.logits(prompt)) < ROUNDING[precision]
 
 
+def test_vision_encoder_of_integers_stays_near_float32(tmp_path: Path, reference: PixelReferNetwork) -> None:
+    plans = plan_graphs(reference, opset=24, context_length=64, patch_budget=600, int8_vision=True)
+    plan = next(plans)
+    assert all(other.rewrite is None for other in plans)
+    graph = export_graph(plan, tmp_path, opset=24)
+    onnx.checker.check_model(onnx.load(tmp_path / graph.file))
+    session = OnnxRuntimeBackend(threads=1).open(tmp_path, graph)
+    random = np.random.default_rng(5)
+    for grids in ([[16, 16]], [[4, 6], [5, 5], [3, 2]]):
+        pictures = torch.tensor(grids)
+        patches = torch.from_numpy(
+            random.uniform(-1, 1, (int(pictures.prod(dim=1).sum()), 588)).astype(np.float32)
+        )
+        with torch.no_grad():
+            expected = plan.module(patches, pictures)
+        found = session.run({"patches": patches, "grids": pictures})["features"]
+        assert ROUNDING["int8 vision"] / 20 < error(found, expected) < ROUNDING["int8 vision"]
+
+
+def test_vision_encoder_of_integers_is_for_a_cpu(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match=r"int8_vision is for a CPU.*float16.*export in fp32"):
+        export_model(checkpoint, tmp_path / "out", precision="fp16", int8_vision=True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_quantised_weights_may_be_computed_with_in_half_precision(
     checkpoint: Path, tmp_path: Path, reference: PixelReferNetwork
 ) -> None:
@@ -166,16 +192,16 @@ def test_quantised_weights_may_be_computed_with_in_half_precision(
 def test_quantised_weight_is_half_a_step_from_the_weight_at_most(
     bits: int, blocks: int, columns: int, spread: float, seed: int, kind: type[np.generic]
 ) -> None:
-    random = np.random.default_rng(seed)
-    weight = (spread * random.standard_normal((blocks * BLOCK, columns))).astype(kind)
-    weight[:BLOCK, 0] = 0  # a block of zeros has a scale all the same
+    random, block = np.random.default_rng(seed), BLOCKS[bits]
+    weight = (spread * random.standard_normal((blocks * block, columns))).astype(kind)
+    weight[:block, 0] = 0  # a block of zeros has a scale all the same
     integers, scales = quantise(weight, bits)
     assert scales.dtype == weight.dtype and (scales > 0).all()
     assert integers.min() >= -(2 ** (bits - 1)) and integers.max() < 2 ** (bits - 1)
-    steps = np.repeat(scales.astype(np.float32), BLOCK, axis=0)
+    steps = np.repeat(scales.astype(np.float32), block, axis=0)
     errors = np.abs(integers * steps - weight.astype(np.float32))
     assert (errors <= 0.5 * steps * (1 + 1e-4)).all()  # beside it: roundings of the division in float32
-    assert np.count_nonzero(integers[:BLOCK, 0]) == 0
+    assert np.count_nonzero(integers[:block, 0]) == 0
 
 
 def test_manifest_names_the_precision(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -11,13 +11,14 @@ import onnx_ir
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from pixelrefer_ros.export.quantise import BLOCK, Quantised, quantise_weights
+from pixelrefer_ros.export.quantise import BLOCKS, Quantised, quantise_weights
 
 from pixelrefer_ros.cli import main
 from pixelrefer_ros.model import write_tiny_checkpoint
 from pixelrefer_ros.runtime import newest_opset, read_manifest
 
 torch.set_num_threads(1)
+OTHERS = ("objects", "embed", "decoder")
 
 
 def products(*inner_sizes: int) -> onnx_ir.Model:
@@ -37,9 +38,10 @@ def products(*inner_sizes: int) -> onnx_ir.Model:
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_weights_that_were_and_were_not_quantised_are_counted(bits: int) -> None:
-    model = products(2 * BLOCK, BLOCK + 8, BLOCK)
+    block = BLOCKS[bits]
+    model = products(2 * block, block + 8, block)
     found = quantise_weights(model, bits=bits)
-    assert found == Quantised(kernels=2, of_kernels=3, share=pytest.approx(3 * BLOCK / (4 * BLOCK + 8)))
+    assert found == Quantised(kernels=2, of_kernels=3, share=pytest.approx(3 * block / (4 * block + 8)))
     assert sum(node.op_type == "DequantizeLinear" for node in model.graph) == 2
 
 
@@ -48,11 +50,15 @@ def test_weights_that_were_and_were_not_quantised_are_counted(bits: int) -> None
 def test_export_names_its_graphs_and_says_how_much_it_quantised(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of a width of 48 only the inner size of ``down_proj``, 96, is a multiple of 32."""
+    """Of a width of 48 only the inner size of ``down_proj``, 96, is a multiple of 32.
+
+    The vision encoder multiplies integers only where that is asked for.
+    """
     sizes = {"vision_layers": 1, "language_layers": 1, "language_width": 48, "mask_num": 4}
     checkpoint = write_tiny_checkpoint(tmp_path / "small", **sizes)
     out = tmp_path / "out"
-    assert main(["export", str(checkpoint), "--out", str(out), "--precision", "int8", "--context", "64"]) == 0
+    options = ["--precision", "int8", "--context", "64", "--int8-vision"]
+    assert main(["export", str(checkpoint), "--out", str(out), *options]) == 0
     printed, warned = capsys.readouterr()
     assert "opset 24" in printed and warned == ""
     for name in ("vision", "objects", "embed", "decoder"):
@@ -60,6 +66,10 @@ def test_export_names_its_graphs_and_says_how_much_it_quantised(
     manifest = read_manifest(out)
     assert (manifest.name, manifest.opset, manifest.settings["context_length"]) == ("small", 24, 64)
     assert {"config.json", "manifest.json", "tokenizer.json"} <= {path.name for path in out.iterdir()}
+    assert manifest.settings["int8_vision"] is True
+    kinds = [node.op_type for node in onnx.load(out / "vision.onnx").graph.node]
+    assert (kinds.count("MatMulInteger"), kinds.count("MatMul")) == (7, 0)
+    assert not any(b"MatMulInteger" in (out / f"{name}.onnx").read_bytes() for name in OTHERS)
     model = onnx.load(out / "decoder.onnx")
     restored = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
     quantised = manifest.settings["quantised"]

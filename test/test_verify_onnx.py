@@ -91,6 +91,14 @@ def test_graphs_beside_a_quantised_decoder_are_held_to_float32() -> None:
     assert half.rounding("object_tokens") == WHOLE_MODEL * ROUNDING["fp16"]
 
 
+def test_vision_encoder_of_integers_is_allowed_its_rounding_and_what_follows_it() -> None:
+    vision = Precision("int4", int8_vision=True)
+    assert str(vision) == "int4 with activations in fp32, vision in int8"
+    assert [vision.rounding(stage) for stage in ROUNDED[:-1]] == [WHOLE_MODEL * ROUNDING["int8 vision"]] * 4
+    assert vision.rounding("logits") == WHOLE_MODEL * (ROUNDING["int4"] + ROUNDING["int8 vision"])
+    assert vision.rounding("crop") == 0
+
+
 def test_other_tokens_fail_in_float32_alone() -> None:
     for rounding, passed in ((0.0, False), (4e-3, True)):
         assert Comparison("case", "generated", 13.0, rounding=rounding).passed == passed

@@ -91,7 +91,10 @@ def _open(folder: Path, backend: str) -> PixelReferNetwork | CompiledNetwork:
 
 def _precision(folder: Path, network: PixelReferNetwork | CompiledNetwork) -> Precision:
     activations = _NAMES[network.dtype]
-    return Precision(read_manifest(folder).precision if is_exported(folder) else activations, activations)
+    if not is_exported(folder):
+        return Precision(activations, activations)
+    manifest = read_manifest(folder)
+    return Precision(manifest.precision, activations, bool(manifest.settings.get("int8_vision")))
 
 
 def verify_case(

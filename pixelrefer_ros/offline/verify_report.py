@@ -25,11 +25,12 @@ TOLERANCES = {
     "generated": 0.0,
 }
 
-ROUNDING = {"fp16": 2e-3, "bf16": 2e-2, "int8": 2e-2, "int4": 2.5e-1}
+ROUNDING = {"fp16": 2e-3, "bf16": 2e-2, "int8": 2e-2, "int4": 2.5e-1, "int8 vision": 6e-2}
 """How far one graph of a small model may be off in each precision: the error's norm over that of the values.
 
 Half precision rounds each of some ten steps to 2^-11 or 2^-8; weights of 8 and 4 bits are rounded to 1/255
-and 1/15 of the range of 32 of them. The tests of the export hold every graph to it.
+and 1/15 of the range of 32 and 64 of them. A vision encoder of integers rounds the weights of a column to
+1/128 of their range and all it multiplies with to 1/255. The tests of the export hold every graph to it.
 """
 WHOLE_MODEL = 2.0
 """A whole model may be off by this times `ROUNDING`: by three graphs after each other, of more layers."""
@@ -43,10 +44,12 @@ class Precision:
     Attributes:
         weights: of the decoder: fp32, fp16, bf16, int8 or int4, as a manifest says it.
         activations: of every graph, and the weights of the others: fp32, fp16 or bf16.
+        int8_vision: whether the vision encoder multiplies integers.
     """
 
     weights: str = "fp32"
     activations: str = "fp32"
+    int8_vision: bool = False
 
     def rounding(self, stage: str) -> float:
         """How far a stage may be off by rounding, as `ROUNDING`; 0: not by more than float32 is."""
@@ -56,13 +59,16 @@ class Precision:
             precisions = {self.activations, self.weights}
         else:
             return 0.0
+        if self.int8_vision:
+            precisions.add("int8 vision")
         return WHOLE_MODEL * sum(ROUNDING.get(precision, 0.0) for precision in precisions)
 
     def __str__(self) -> str:
         """For people."""
+        vision = ", vision in int8" if self.int8_vision else ""
         if self.weights == self.activations:
-            return self.weights
-        return f"{self.weights} with activations in {self.activations}"
+            return self.weights + vision
+        return f"{self.weights} with activations in {self.activations}{vision}"
 
 
 FLOAT32 = Precision()
