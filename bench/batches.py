@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from backends import surroundings
-from mid_size import LANGUAGE, MASK_NUM, QUESTION, exported, random_network
+from mid_size import EXPORTS, LANGUAGE, MASK_NUM, QUESTION, exported, random_network
 from sections import write_section
 
 from pixelrefer_ros.model import RegionNetwork
@@ -64,7 +64,7 @@ def measure(turns: int, tokens: int, threads: int) -> list[dict[str, Any]]:
     """For every backend and number of questions: tokens/s together, and how much sooner things come."""
     torch.set_num_threads(threads)
     eager = random_network()
-    networks: dict[str, RegionNetwork] = {"torch eager": eager, **exported(eager, threads)}
+    networks: dict[str, RegionNetwork] = {"torch eager": eager, **exported(eager, threads, EXPORTS[:2])}
     found = []
     for name, network in networks.items():
         answered(network, max(SIZES), 2, max(SIZES))  # fills caches

@@ -30,6 +30,7 @@ from pixelrefer_ros.model import (
 from pixelrefer_ros.runtime import OnnxRuntimeBackend
 
 CONTEXT, MASK_NUM, REGION = 256, 32, 7
+INT8_VISION = "int4, vision in int8"
 LANGUAGE = {
     "hidden_size": 512,
     "intermediate_size": 2048,
@@ -49,6 +50,8 @@ VISION = {
 }
 QUESTION = [*range(100, 110), *[REGION] * MASK_NUM, *range(110, 122)]
 """A prompt with one object."""
+EXPORTS = (("fp32", "fp32", False), ("int4", "int4", False), (INT8_VISION, "int4", True))
+"""Under ONNX Runtime: the name in the table, the precision, and whether vision multiplies integers."""
 
 
 def random_network() -> PixelReferNetwork:
@@ -121,7 +124,9 @@ class CompiledTorchDecoder:
         """See `pixelrefer_ros.runtime.DecodingBatch`."""
 
 
-def exported(network: PixelReferNetwork, threads: int) -> dict[str, RegionNetwork]:
+def exported(
+    network: PixelReferNetwork, threads: int, exports: Sequence[tuple[str, str, bool]] = EXPORTS
+) -> dict[str, RegionNetwork]:
     """The same networks under ONNX Runtime, by the names of the table."""
     networks: dict[str, RegionNetwork] = {}
     with tempfile.TemporaryDirectory(prefix="pixelrefer-") as folder:
@@ -129,8 +134,8 @@ def exported(network: PixelReferNetwork, threads: int) -> dict[str, RegionNetwor
         source.mkdir()
         fields = {"model_type": MODEL_TYPE, "mask_num": MASK_NUM, **LANGUAGE}
         (source / "config.json").write_text(json.dumps(fields), encoding="utf-8")
-        for precision in ("fp32", "int4"):
-            out = Path(folder) / precision
+        for name, precision, int8_vision in exports:
+            out = Path(folder) / name
             export_language(
                 network,
                 source,
@@ -139,7 +144,8 @@ def exported(network: PixelReferNetwork, threads: int) -> dict[str, RegionNetwor
                 content_hash="",
                 precision=precision,
                 context_length=CONTEXT,
+                int8_vision=int8_vision,
             )
             backend = OnnxRuntimeBackend(threads=threads)
-            networks[f"onnxruntime {precision}"] = open_network(out, backend, torch.device("cpu"))
+            networks[f"onnxruntime {name}"] = open_network(out, backend, torch.device("cpu"))
     return networks

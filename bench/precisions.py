@@ -45,14 +45,19 @@ LANGUAGE_MAY_LOSE = {
     "int8-fp16": 1.0,
     "int4": 2.0,
     "int4-fp16": 2.0,
+    "fp32-int8-vision": 1.0,
+    "int4-int8-vision": 2.0,
 }
-"""Points of all answers, by precision of the weights; after a dash that of the activations, else fp32."""
+"""Points of all answers, by precision of the weights; after a dash that of the activations, else fp32, or
+that the vision encoder multiplies integers."""
 LANGUAGE_ROWS = (CHECKPOINT, *LANGUAGE_MAY_LOSE)
 TRACKER_ROWS = (CHECKPOINT, "fp32", "fp16", "bf16")
 LABELS = {
     "bf16": "bf16: the checkpoint in torch",
     "int8-fp16": "int8, activations in fp16",
     "int4-fp16": "int4, activations in fp16",
+    "fp32-int8-vision": "fp32, vision in int8",
+    "int4-int8-vision": "int4, vision in int8",
 }
 """Names on the page, where they are not those of the rows."""
 
@@ -93,8 +98,9 @@ def runnable(model: Path, out: Path, name: str) -> tuple[Path, str]:
     """The checkpoint or an export of it, made as a user would; and what a checkpoint is loaded in."""
     if name in IN_TORCH:
         return model, IN_TORCH[name]
-    precision, _, activations = name.partition("-")
-    options = ["--precision", precision, *(["--activations", activations] if activations else [])]
+    precision, _, rest = name.partition("-")
+    more = {"": [], "fp16": ["--activations", "fp16"], "int8-vision": ["--int8-vision"]}[rest]
+    options = ["--precision", precision, *more]
     if code := pixelrefer(["export", str(model), "--out", str(out / name), *options]):
         raise SystemExit(f"pixelrefer export {model} {shlex.join(options)} ended with {code}")
     return out / name, "float32"
