@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test demo docs clean
+.PHONY: help setup lint format test test-long demo docs clean
 
 PYTHON ?= python3
 # apt: an installed ROS 2 Jazzy is sourced; wheels: its wheels in .venv are used.
@@ -39,8 +39,12 @@ format: setup ## let ruff format and mend what it can
 	@$(ENV) ruff format $(wildcard $(PYTHON_CODE))
 	@$(ENV) ruff check --fix $(wildcard $(PYTHON_CODE))
 
-test: lint ## lint, then every test; PYTEST_ARGS are passed on
-	@$(ENV) python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS) < /dev/null
+PYTEST = python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder
+test: lint ## lint, then every test but the longest; PYTEST_ARGS are passed on
+	@$(ENV) $(PYTEST) -m "not long" $(PYTEST_ARGS) < /dev/null
+
+test-long: setup ## the longest tests, which a release passes too
+	@$(ENV) $(PYTEST) -m long $(PYTEST_ARGS) < /dev/null
 
 demo: setup ## a camera, the node, an agent and a recorder as four processes; results in out/
 	@$(ENV) python demo/run.py

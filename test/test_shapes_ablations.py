@@ -173,6 +173,7 @@ def test_the_command_that_is_told_makes_all_variants_on_any_machine():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_smoke_run_trains_scores_and_reports_and_a_second_one_does_nothing_again(tmp_path):
     command = [sys.executable, str(_BENCH / "ablations.py"), "--out", str(tmp_path), "--smoke"]

@@ -133,6 +133,7 @@ def resident_mib() -> float:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_memory_stays_flat_over_2000_frames(capsys: pytest.CaptureFixture[str]) -> None:
     tracker = StreamTracker(tiny_sam2(image_size=64))

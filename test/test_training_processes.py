@@ -80,6 +80,7 @@ def train_both(folder, steps: int, minutes: float, number: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_of_two_processes_goes_on_writes_once_and_makes_a_model(tmp_path):
     run_together(2, partial(train_both, tmp_path, 2, 1e-9))
     assert read_progress(tmp_path / TRAINING) == {"stage": "reading", "step": 1, "steps": 2}

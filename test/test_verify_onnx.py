@@ -58,7 +58,7 @@ def test_exported_folder_computes_the_numbers_beside_it(exported: Path, backend:
 ROUNDED = ("vision_crop", "vision_context", "vision_global", "object_tokens", "logits")
 
 
-@pytest.fixture(scope="module", params=["fp16", "int8", "int4"])
+@pytest.fixture(scope="module", params=["fp16", pytest.param("int8", marks=pytest.mark.long), "int4"])
 def rounded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if newest_opset() < 24:
         pytest.skip("this onnxruntime has no opset 24")
@@ -163,6 +163,7 @@ def test_crop_beyond_the_exported_budget_is_refused_with_the_remedy(
     assert "--patch-budget 10000" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_export_writes_a_folder_and_names_its_graphs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
