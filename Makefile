@@ -14,7 +14,7 @@ PYTHON_CODE := pixelrefer_ros export engines launch test bench demo tools setup.
 LINKED := find export engines launch config rviz -type f ! -path '*/__pycache__/*'
 
 help: ## say what can be made
-	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 16
 
 setup: .colcon/ready-$(ROS) ## make .venv and build the messages; a second run does nothing
 
