@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -90,3 +92,18 @@ def test_crops_and_passes_keep_to_the_smaller_engine(
     tokens = network.encode_objects(FRAME, thin_masks(), network.encode_global(FRAME))
     assert len(tokens) == 3
     assert max(network.passes) <= network.vision.graph.profiles["P"].max
+
+
+def test_exported_folder_needs_no_model_of_transformers(folders: tuple[Path, Path]) -> None:
+    """They take seconds and 120 MB to import."""
+    code = (
+        "import sys; sys.modules['transformers.modeling_utils'] = None  # cannot be imported\n"
+        "import numpy as np\n"
+        "import pixelrefer_ros.perception, pixelrefer_ros.tracking\n"
+        "from pixelrefer_ros.model import PixelReferLite\n"
+        "model = PixelReferLite.from_pretrained(sys.argv[1], backend='onnxruntime')\n"
+        "frame, mask = np.zeros((90, 120, 3), np.uint8), np.ones((90, 120), bool)\n"
+        "(tokens,) = model.encode_objects(frame, [mask], model.encode_global(frame))\n"
+        "model.network.logits(tokens)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folders[1])], check=True)

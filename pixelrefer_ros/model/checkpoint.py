@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import Qwen2ForCausalLM, VideoLlama3VisionModel
 
 from pixelrefer_ros.errors import CheckpointError
 from pixelrefer_ros.model.config import PixelReferConfig, read_config, read_json
@@ -38,6 +37,9 @@ def load_network(folder: Path, *, device: torch.device, dtype: torch.dtype) -> P
     Raises:
         CheckpointError: a field, file, key or shape is missing or wrong; the message names all of them.
     """
+    # Not above: transformers' models take seconds and 120 MB to import, and exported graphs need none.
+    from transformers import Qwen2ForCausalLM, VideoLlama3VisionModel
+
     fields = read_json(folder / "config.json")
     weights = WeightFiles(folder)
     config = read_config(folder, fields, read_vision_config(folder, fields, weights))

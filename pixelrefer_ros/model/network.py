@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import Qwen2ForCausalLM, VideoLlama3VisionModel
 
 from pixelrefer_ros.model.config import PixelReferConfig
 from pixelrefer_ros.model.crops import ObjectCrop
@@ -15,6 +15,9 @@ from pixelrefer_ros.model.object_encoder import ObjectEncoder
 from pixelrefer_ros.model.position import patch_positions
 from pixelrefer_ros.model.region_network import GlobalFeatures, ObjectTokens, RegionNetwork
 from pixelrefer_ros.runtime import Decoder, GraphDecoder, TorchSession, embedding_of
+
+if TYPE_CHECKING:
+    from transformers import Qwen2ForCausalLM, VideoLlama3VisionModel
 
 __all__ = ["GlobalFeatures", "ObjectTokens", "PixelReferNetwork", "RegionNetwork"]
 

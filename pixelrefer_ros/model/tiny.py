@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import Qwen2ForCausalLM, VideoLlama3VisionModel
 
 from pixelrefer_ros.model.checkpoint import EMBEDDINGS, HEAD, REGION_PREFIX
 from pixelrefer_ros.model.config import MODEL_TYPE, PATCH, PixelReferConfig, PositionReading, read_config
@@ -95,6 +94,8 @@ def write_tiny_checkpoint(
 
 def released_shapes(config: PixelReferConfig) -> dict[str, torch.Size]:
     """Every tensor of a released checkpoint of this configuration: key to shape, in the order of the keys."""
+    from transformers import Qwen2ForCausalLM, VideoLlama3VisionModel  # as in `load_network`
+
     with torch.device("meta"):
         modules = {
             VISION_PREFIX: VideoLlama3VisionModel(config.vision),

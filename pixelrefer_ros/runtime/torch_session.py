@@ -5,16 +5,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import Cache, Qwen2ForCausalLM
+from transformers import Cache
 
 from pixelrefer_ros.errors import BackendError
 from pixelrefer_ros.runtime.device_stream import CudaStream, DeviceStream
 from pixelrefer_ros.runtime.manifest import Graph, Profile, TensorSpec
 from pixelrefer_ros.runtime.session import check_feeds
 from pixelrefer_ros.runtime.step_recorder import StepRecorder, Tensors
+
+if TYPE_CHECKING:
+    from transformers import Qwen2ForCausalLM
 
 MAX_BATCH = 64
 """Rows of a batch, at most: bounds memory; the model itself has no bound."""

@@ -8,17 +8,21 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import Sam2VideoConfig, Sam2VideoModel
+from transformers import Sam2VideoConfig
 
 from pixelrefer_ros.errors import CheckpointError, ParameterError
 from pixelrefer_ros.runtime import file_hash, keep_float32
 from pixelrefer_ros.tracking.meta_checkpoint import read_meta_checkpoint
 from pixelrefer_ros.tracking.meta_config import config_for_meta
+
+if TYPE_CHECKING:
+    from transformers import Sam2VideoModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 WEIGHTS = "model.safetensors"
@@ -125,6 +129,9 @@ def build_model(
     Raises:
         CheckpointError: a weight is missing, or its shape differs.
     """
+    # Not above: transformers' models take seconds and 120 MB to import, and exported graphs need none.
+    from transformers import Sam2VideoModel
+
     with torch.device("meta"):
         model = Sam2VideoModel(config)
     wanted = model.state_dict()

@@ -9,8 +9,12 @@ size / 16 the feature grid.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
-from transformers import Sam2VideoModel
+
+if TYPE_CHECKING:
+    from transformers import Sam2VideoModel
 
 
 class ImageEncoder(nn.Module):

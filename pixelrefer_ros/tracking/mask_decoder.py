@@ -9,11 +9,14 @@ serves tracking, clicks, boxes and given masks alike.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Sam2VideoModel
+
+if TYPE_CHECKING:
+    from transformers import Sam2VideoModel
 
 ABSENT_LOGIT = -1024.0
 """Mask logit everywhere when the decoder says that the object is not in the picture."""

@@ -8,12 +8,14 @@ shapes. An invalid slot gets a key bias of -1e4, which leaves the result equal t
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Sam2VideoModel
+
+if TYPE_CHECKING:
+    from transformers import Sam2VideoModel
 
 INVALID_BIAS = -1e4
 """Added to the attention logits of keys in unused slots; finite, so that float16 keeps it."""

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
-from transformers import Sam2VideoModel
 
 from pixelrefer_ros.tracking.components import ImageEncoder, MemoryEncoder
 from pixelrefer_ros.tracking.mask_decoder import MaskDecoder
@@ -15,6 +16,9 @@ from pixelrefer_ros.tracking.pixels import normalise, to_pixels
 from pixelrefer_ros.tracking.shape import Sam2Shape
 from pixelrefer_ros.tracking.steps import Decoded, Features, Sam2Steps
 from pixelrefer_ros.types import RgbImage
+
+if TYPE_CHECKING:
+    from transformers import Sam2VideoModel
 
 
 class Sam2(Sam2Steps):

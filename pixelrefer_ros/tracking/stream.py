@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import Sam2VideoModel
 
 from pixelrefer_ros.errors import EmptyRegion, NoSuchObject, Overloaded, ParameterError
 from pixelrefer_ros.runtime import BackendInUse, choose_backend, open_backend
@@ -20,6 +20,9 @@ from pixelrefer_ros.tracking.session import Session
 from pixelrefer_ros.tracking.states import StateRules
 from pixelrefer_ros.tracking.steps import Features, Sam2Steps
 from pixelrefer_ros.types import Frame, Region, Track
+
+if TYPE_CHECKING:
+    from transformers import Sam2VideoModel
 
 
 class StreamTracker:

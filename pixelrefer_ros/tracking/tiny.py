@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save_file
@@ -12,12 +13,14 @@ from transformers import (
     Sam2HieraDetConfig,
     Sam2VideoConfig,
     Sam2VideoMaskDecoderConfig,
-    Sam2VideoModel,
     Sam2VideoPromptEncoderConfig,
     Sam2VisionConfig,
 )
 
 from pixelrefer_ros.tracking.checkpoint import WEIGHTS, set_image_size
+
+if TYPE_CHECKING:
+    from transformers import Sam2VideoModel
 
 PRESENT_BIAS = 4.0
 """Object score logit that the untrained head gives, more or less: a probability of 0.98."""
@@ -100,6 +103,8 @@ def randomise(model: Sam2VideoModel, *, seed: int = 0) -> Sam2VideoModel:
 
 def tiny_sam2(*, seed: int = 0, width: int = 128, image_size: int = 128) -> Sam2VideoModel:
     """Return a small SAM 2 with the random weights of `randomise`, in evaluation mode."""
+    from transformers import Sam2VideoModel  # as in `build_model`
+
     return randomise(Sam2VideoModel(tiny_config(width=width, image_size=image_size)), seed=seed)
 
 
