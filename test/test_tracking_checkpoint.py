@@ -147,13 +147,15 @@ def test_resolution_that_does_not_fit_is_refused(image_size: int, folder: Path) 
 
 
 def test_unknown_dtype_and_device_are_refused(folder: Path) -> None:
-    with pytest.raises(ParameterError, match="int8"):
+    with pytest.raises(ParameterError, match="dtype is 'int8'"):
         StreamTracker.from_pretrained(folder, dtype="int8")
-    with pytest.raises(ParameterError, match="warp"):
+    with pytest.raises(ParameterError, match="device is 'warp'; use 'cpu'"):
         StreamTracker.from_pretrained(folder, device="warp")
+    with pytest.raises(ParameterError, match="device is 'cuda:99', but torch sees"):
+        StreamTracker.from_pretrained(folder, device="cuda:99")
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "fp16"])
 def test_half_precision_gives_nearly_the_same_mask(dtype: str, folder: Path) -> None:
     rules = StateRules(
         min_area_px=0, max_area_fraction=1.0, smallest_part=0.0, apart=False, remembers_absence=True

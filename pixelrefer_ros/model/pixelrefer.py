@@ -30,20 +30,13 @@ from pixelrefer_ros.runtime import (
     decode,
     decode_together,
     file_hash,
+    named_dtype,
     open_backend,
     read_manifest,
+    torch_device,
 )
 from pixelrefer_ros.runtime.manifest import MANIFEST
 from pixelrefer_ros.types import Mask, RgbImage
-
-_DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "bf16": torch.bfloat16,
-    "float16": torch.float16,
-    "fp16": torch.float16,
-}
-
 
 MAX_BATCH = 8
 """Questions decoded together where nothing else is said: as many as exported decoders take."""
@@ -104,7 +97,7 @@ class PixelReferLite:
             CheckpointError: the checkpoint cannot be loaded; the message says what to change.
             ParameterError: an unknown device, dtype or backend, or one this machine does not have.
         """
-        place, number = _device(device), _dtype(dtype)
+        place, number = torch_device(device), named_dtype(dtype)
         if backend not in BACKENDS:
             choose_backend(backend)  # says which there are, before anything is fetched
         folder, name = find_checkpoint(path_or_id)
@@ -278,23 +271,3 @@ def _check_region_token(folder: Path, config: PixelReferConfig, tokenizer: ChatT
             f"{folder}: region_token_index is {config.region_token_id} in config.json, "
             f"but the tokenizer's <REGION> is {tokenizer.region_id}: the tokenizer belongs to another model"
         )
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ParameterError(f"device is {name!r}; use 'cpu', 'cuda' or 'cuda:N'") from None
-    if device.type not in ("cpu", "cuda"):
-        raise ParameterError(f"device is {name!r}; use 'cpu', 'cuda' or 'cuda:N'")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ParameterError(
-            f"device is {name!r}, but torch sees {torch.cuda.device_count()} GPUs here; use 'cpu'"
-        )
-    return device
-
-
-def _dtype(name: str) -> torch.dtype:
-    if name not in _DTYPES:
-        raise ParameterError(f"dtype is {name!r}; use one of {', '.join(_DTYPES)}")
-    return _DTYPES[name]

@@ -15,6 +15,7 @@ from pixelrefer_ros.runtime.decoding import (
     decode_together,
 )
 from pixelrefer_ros.runtime.detokeniser import StreamingDetokeniser
+from pixelrefer_ros.runtime.devices import named_device, named_dtype, torch_device
 from pixelrefer_ros.runtime.graph_decoder import GraphDecoder
 from pixelrefer_ros.runtime.manifest import (
     DataFile,
@@ -66,9 +67,12 @@ __all__ = [
     "file_hash",
     "is_exported",
     "keep_float32",
+    "named_device",
+    "named_dtype",
     "newest_opset",
     "open_backend",
     "read_manifest",
+    "torch_device",
     "torch_dtype",
     "verify_graph",
     "write_manifest",

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from pixelrefer_ros.errors import ParameterError, PixelReferError
+from pixelrefer_ros.runtime.devices import named_device
 from pixelrefer_ros.runtime.manifest import MANIFEST, is_exported
 from pixelrefer_ros.runtime.onnxruntime_session import OnnxRuntimeBackend
 from pixelrefer_ros.runtime.session import Backend
@@ -100,9 +101,9 @@ def choose_backend(
 
 def _why_not_tensorrt(folder: Path, device: str | None, engines: Path | None) -> str:
     try:
-        place = None if device is None else torch.device(device)
-    except RuntimeError:
-        return f"device is {device!r}; use 'cpu', 'cuda' or 'cuda:N'"
+        place = None if device is None else named_device(device)
+    except ParameterError as error:
+        return str(error)
     if place is not None and place.type != "cuda":
         where = engines or folder / ENGINES
         if any(where.glob(record_path(where, "*").name)):

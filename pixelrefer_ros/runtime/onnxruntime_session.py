@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from pixelrefer_ros.errors import BackendError, ParameterError
+from pixelrefer_ros.runtime.devices import named_device
 from pixelrefer_ros.runtime.manifest import Graph, TensorSpec, verify_graph
 from pixelrefer_ros.runtime.session import check_feeds, torch_dtype
 
@@ -49,10 +50,7 @@ class OnnxRuntimeBackend:
     def __init__(self, device: str = "cpu", threads: int = 0) -> None:
         """See the class."""
         runtime = _runtime()
-        try:
-            self.device = torch.device(device)
-        except RuntimeError:
-            raise ParameterError(f"device is {device!r}; use 'cpu', 'cuda' or 'cuda:N'") from None
+        self.device = named_device(device)
         if threads < 0:
             raise ParameterError(f"threads is {threads}; it must be 0 (as torch) or more")
         self.threads = threads or torch.get_num_threads()

@@ -17,14 +17,13 @@ from torch import Tensor
 from transformers import Sam2VideoConfig
 
 from pixelrefer_ros.errors import CheckpointError, ParameterError
-from pixelrefer_ros.runtime import file_hash, keep_float32
+from pixelrefer_ros.runtime import file_hash, keep_float32, named_dtype, torch_device
 from pixelrefer_ros.tracking.meta_checkpoint import read_meta_checkpoint
 from pixelrefer_ros.tracking.meta_config import config_for_meta
 
 if TYPE_CHECKING:
     from transformers import Sam2VideoModel
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 _SOURCE = re.compile(r"config\.json|.*\.safetensors(\.index\.json)?|.*\.pt")
@@ -43,20 +42,13 @@ def load_sam2(
         CheckpointError: there is no checkpoint there, or a file, field, weight or shape is wrong.
         ParameterError: a setting outside its choices.
     """
-    if dtype not in DTYPES:
-        raise ParameterError(f"dtype {dtype!r}: give one of {', '.join(DTYPES)}")
+    place, number = torch_device(device), named_dtype(dtype)
     path = locate_sam2(path_or_id)
     config, weights = _read(path)
     if image_size is not None:
         set_image_size(config, image_size)
-    model = build_model(config, weights, source=str(path), dtype=DTYPES[dtype])
-    try:
-        model = model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise ParameterError(
-            f"device {device!r} cannot be used ({error}): give cpu, or a cuda device"
-        ) from error
-    keep_float32(torch.device(device), DTYPES[dtype])
+    model = build_model(config, weights, source=str(path), dtype=number).to(place)
+    keep_float32(place, number)
     return model
 
 

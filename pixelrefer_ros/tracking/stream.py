@@ -101,7 +101,8 @@ class StreamTracker:
             path_or_id: a folder in the transformers format, one of Meta's ``.pt`` files (or a folder
                 with one), a hub id such as ``facebook/sam2.1-hiera-tiny``, or an exported folder.
             device: ``cpu``, ``cuda`` or ``cuda:N``.
-            dtype: ``float32``, ``bfloat16`` or ``float16``; an exported folder has its own.
+            dtype: ``float32``, ``bfloat16`` (``bf16``) or ``float16`` (``fp16``); an exported folder has its
+                own.
             image_size: side of the model's square input, pixels, a multiple of 32; None: as in the
                 checkpoint's config. Cost grows with its square to its fourth power. An exported folder
                 has its own.
