@@ -3,7 +3,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
 from pixelrefer_ros.training.checkpoints import Sizes
+from pixelrefer_ros.training.loop import PROGRESS, STATE
 from pixelrefer_ros.training.stages import Stage
 from pixelrefer_ros.training.world import KINDS, SceneSettings
 
@@ -20,3 +26,10 @@ MICRO = Sizes(
 )
 SCENE = SceneSettings(frames=8, size=(320, 240), objects=(2, 3))
 STAGE = Stage("micro", tuple(KINDS), SCENE, questions=4, moments=1)
+
+
+def set_progress(folder: Path, stage: str, step: int, steps: int) -> None:
+    """Makes the state in a folder that of another moment of its run."""
+    progress = json.dumps({"stage": stage, "step": step, "steps": steps})
+    save_file(load_file(folder / STATE), folder / STATE, metadata={"progress": progress})
+    (folder / PROGRESS).write_text(progress, encoding="utf-8")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from micro_language import MICRO
+from micro_language import MICRO, set_progress
 from safetensors.torch import load_file
 
 from pixelrefer_ros.training.checkpoints import new_network
@@ -18,7 +18,7 @@ from pixelrefer_ros.training.infusion_start import begin_infusion, hand_on
 from pixelrefer_ros.training.infusion_views import ShownBatches, fused, looked_at, see
 from pixelrefer_ros.training.language_loss import view_tokens
 from pixelrefer_ros.training.language_settings import LanguageSettings
-from pixelrefer_ros.training.loop import PROGRESS, STATE, read_progress
+from pixelrefer_ros.training.loop import STATE, read_progress
 from pixelrefer_ros.training.object_facts import OWN
 from pixelrefer_ros.training.question_bank import QuestionBank
 from pixelrefer_ros.training.readings import Readings
@@ -141,7 +141,7 @@ def test_a_run_that_goes_on_between_new_scenes_has_some(micro_folder, tmp_path, 
     Readings.new(network, None, seed=0).save(out)
     settings = replace(SETTINGS, infusion_steps=3)
     teach_infusion(network, micro_folder, out, settings)
-    (out / PROGRESS).write_text('{"stage": "infusion", "step": 2, "steps": 3}')
+    set_progress(out, "infusion", 2, 3)
     assert teach_infusion(new_network(micro_folder, seed=1), micro_folder, out, settings)
     assert read_progress(out) == {"stage": "infusion", "step": 3, "steps": 3}
 

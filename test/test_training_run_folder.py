@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from micro_language import MICRO
+from micro_language import MICRO, set_progress
 
 from pixelrefer_ros.errors import CheckpointError, ParameterError
 from pixelrefer_ros.training import language, loop, tracker
@@ -107,13 +107,31 @@ def test_a_state_that_is_refused_leaves_the_recipe_alone(begun):
     with pytest.raises(CheckpointError, match=f"{STATE} is of another model"):
         train_language(begun, replace(SETTINGS, steps=(1, 0)))
     assert (begun / RECIPE).read_bytes() == before
-    (begun / TRAINING / PROGRESS).write_text(json.dumps({"stage": "films", "step": 1, "steps": 1}))
+    set_progress(begun / TRAINING, "films", 1, 1)
     with pytest.raises(ParameterError, match="is of stage 'films'; this run has only attributes, frames"):
         train_language(begun, SETTINGS)
     (begun / TRAINING / PROGRESS).write_text("{")
     with pytest.raises(CheckpointError, match="cannot be read"):
         train_language(begun, SETTINGS)
     assert (begun / RECIPE).read_bytes() == before
+
+
+def test_a_run_that_was_killed_between_its_state_and_what_says_so_goes_on_from_the_state(tmp_path):
+    """Killed there where one stage follows another, the two would be of different stages."""
+    first, second = torch.nn.Linear(1, 1), torch.nn.Linear(2, 2)
+
+    def stage(name: str, layer: torch.nn.Module) -> Loop:
+        return Loop(name, layer, parameter_groups({0.1: [layer]}, weight_decay=0.0), tmp_path, Pace(1))
+
+    stage("first", first).save()
+    said = (tmp_path / PROGRESS).read_bytes()
+    stage("second", second).save()
+    (tmp_path / PROGRESS).write_bytes(said)
+    assert read_progress(tmp_path) == {"stage": "second", "step": 0, "steps": 1}
+    assert stage("second", second).resume() and not stage("first", first).resume()
+    (tmp_path / STATE).write_bytes(b"{")
+    with pytest.raises(CheckpointError, match=f"{STATE} cannot be read"):
+        read_progress(tmp_path)
 
 
 def test_every_option_that_a_run_keeps_is_a_setting():

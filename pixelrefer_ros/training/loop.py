@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -28,7 +29,7 @@ WARM_UP = 0.03
 LOG, VALIDATION = "log.csv", "validation.csv"
 STATE, PROGRESS = "state.safetensors", "progress.json"
 
-_WEIGHTS, _MOMENTS = "weights/", "moments/"
+_WEIGHTS, _MOMENTS, _PROGRESS = "weights/", "moments/", "progress"
 _CLIP = 1.0
 
 Item = TypeVar("Item")
@@ -196,11 +197,11 @@ class Loop:
             for number, values in optimizer.state_dict()["state"].items():
                 moments = {f"{_MOMENTS}{place}/{number}/{name}": value for name, value in values.items()}
                 state |= {key: value.detach().cpu() for key, value in moments.items()}
+        progress = json.dumps({"stage": self.stage, "step": self.step, "steps": self.pace.steps})
         part = self._out / f"{STATE}.part"
-        save_file(_untied(state), part)
+        save_file(_untied(state), part, metadata={_PROGRESS: progress})
         part.replace(self._out / STATE)
-        progress = {"stage": self.stage, "step": self.step, "steps": self.pace.steps}
-        (self._out / PROGRESS).write_text(json.dumps(progress) + "\n", encoding="utf-8")
+        (self._out / PROGRESS).write_text(progress + "\n", encoding="utf-8")
 
     def _update(self, loss: Tensor | float) -> None:
         if not isinstance(loss, Tensor) or not torch.isfinite(loss):
@@ -239,20 +240,26 @@ def deadline_in(minutes: float) -> float:
 def read_progress(out: Path) -> dict[str, Any] | None:
     """How far a run in this folder came; None if there is none.
 
+    The state says it itself: the file beside it is a moment older where a run was killed between the two.
+
     Raises:
-        CheckpointError: the file cannot be read.
+        CheckpointError: a file cannot be read.
     """
     path = out / PROGRESS
     if not path.is_file():
         return None
     try:
         progress = json.loads(path.read_text(encoding="utf-8"))
+        if (out / STATE).is_file():
+            path = out / STATE
+            with safe_open(path, "pt") as file:
+                progress = json.loads((file.metadata() or {}).get(_PROGRESS, "null")) or progress
         return {
             "stage": str(progress["stage"]),
             "step": int(progress["step"]),
             "steps": int(progress["steps"]),
         }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read ({error!r}): begin anew with another --out") from error
 
 
