@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The package as it is installed: one version, one direction of imports, pins, programs, pages."""
+"""The package as it is installed: one version, pins, programs, pages."""
 
 from __future__ import annotations
 
-import ast
 import importlib.metadata
 import importlib.util
 import os
@@ -13,55 +12,18 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
-from unittest.mock import MagicMock
 
 import pytest
-import yaml
 from packaging.requirements import Requirement
+from source_tree import PACKAGE, ROOMS_BESIDE, ROOT, SOURCES, load_file
 
 import pixelrefer_ros
 
-ROOT = Path(__file__).parent.parent
-PACKAGE = ROOT / "pixelrefer_ros"
-ROOMS_BESIDE = ("export", "engines")
-"""Rooms that lie beside the package and are installed into it."""
-SOURCES = sorted(path for room in (PACKAGE.name, *ROOMS_BESIDE) for path in (ROOT / room).rglob("*.py"))
 CORE = ("core.txt", "networks.txt", "compiled.txt")
 """The files of requirements/ that pip's dependencies of the package are pinned in."""
 APT_NUMPY = "1.26.4"
 """Ubuntu 24.04's, which an apt ROS 2 Jazzy is built for."""
-NO_ROS = {"rclpy", "launch", "launch_ros", "ament_index_python", "sensor_msgs", "std_msgs", "geometry_msgs"}
-# What each room may import of the others. types, errors and parameters hold no behaviour: everybody may.
-ROOM_IMPORTS = {
-    "runtime": set(),
-    "images": set(),
-    "model": {"runtime"},
-    "tracking": {"runtime"},
-    "perception": {"model", "tracking", "runtime"},
-}
-
-
-def load_file(path: Path) -> ModuleType:
-    """Import a file that lies outside the package."""
-    spec = importlib.util.spec_from_file_location(path.name.split(".")[0], path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-def imported_modules(path: Path) -> Iterator[str]:
-    """Every module that a file imports, also inside functions."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
 def pins(name: str) -> dict[str, str]:
@@ -89,43 +51,6 @@ def test_package_xml_names_every_package_that_cmake_and_messages_use() -> None:
     types = {match for path in files for match in re.findall(r"^(\w+)/", path.read_text(), re.MULTILINE)}
     assert cmake - named == set()
     assert types - named - {"pixelrefer_ros"} == set()
-
-
-def test_only_the_ros_room_imports_ros() -> None:
-    imports = {
-        path: {name.split(".")[0] for name in imported_modules(path)} & NO_ROS
-        for path in SOURCES
-        if PACKAGE / "ros" not in path.parents
-    }
-    assert {str(path): names for path, names in imports.items() if names} == {}
-
-
-@pytest.mark.parametrize("room", ROOM_IMPORTS)
-def test_imports_point_one_way(room: str) -> None:
-    rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
-    wrong = {
-        f"{path.relative_to(PACKAGE)} imports {name}"
-        for path in (PACKAGE / room).rglob("*.py")
-        for name in imported_modules(path)
-        if name.startswith("pixelrefer_ros.") and name.split(".")[1] in rooms - ROOM_IMPORTS[room] - {room}
-    }
-    assert wrong == set()
-
-
-@pytest.mark.parametrize("module", ["perception", "offline", "cli"])
-def test_the_core_is_imported_with_no_ros(module: str) -> None:
-    # A name that is None in sys.modules cannot be imported.
-    code = f"import sys; sys.modules.update(dict.fromkeys({sorted(NO_ROS)})); import pixelrefer_ros.{module}"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-
-
-def test_every_source_file_names_its_licence_first_and_stays_short() -> None:
-    lines = {path: path.read_text(encoding="utf-8").splitlines() for path in SOURCES}
-    unlicensed = [
-        path for path, text in lines.items() if text[:1] != ["# SPDX-License-Identifier: Apache-2.0"]
-    ]
-    assert unlicensed == []
-    assert {str(path): len(text) for path, text in lines.items() if len(text) > 300} == {}
 
 
 def test_every_requirement_is_pinned_and_pip_gets_all_of_the_core() -> None:
@@ -255,17 +180,6 @@ def test_what_an_apt_ros_lacks_is_told_with_its_packages(tmp_path: Path) -> None
     assert "apt install python3-colcon-common-extensions" in colcon and "rosdep install" in opencv
 
 
-def test_the_launch_parameter_file_holds_the_defaults_of_the_schema() -> None:
-    from pixelrefer_ros.parameters import SCHEMA, check_parameters
-
-    given = yaml.safe_load((ROOT / "config/pixelrefer.yaml").read_text(encoding="utf-8"))["/**"][
-        "ros__parameters"
-    ]
-    check_parameters(given)
-    defaults = {parameter.name: parameter.default for parameter in SCHEMA}
-    assert given == {name: defaults[name] for name in given}
-
-
 def test_the_message_reference_is_up_to_date() -> None:
     generator = load_file(ROOT / "tools/generate_messages_doc.py")
     page = (ROOT / "docs/messages.md").read_text(encoding="utf-8")
@@ -299,57 +213,3 @@ def test_the_built_package_has_messages_programs_and_launch_files() -> None:
     assert all(os.access(programs / name, os.X_OK) for name in ("pixelrefer_node", "pixelrefer"))
     expected = ["launch/pixelrefer.launch.py", "launch/replay.launch.py", "config/fastdds_images.xml"]
     assert [name for name in expected if not (share / name).is_file()] == []
-
-
-def launched(monkeypatch: pytest.MonkeyPatch, **given: str) -> dict[str, object]:
-    """What pixelrefer.launch.py sets over the parameter file.
-
-    With stand-ins for launch, which is not among the wheels of ROS.
-    """
-
-    def configuration(name: str) -> MagicMock:
-        return MagicMock(perform=lambda context: context.launch_configurations[name])
-
-    parts = ("", ".actions", ".substitutions", "_ros", "_ros.actions", "_ros.parameter_descriptions")
-    launch = {f"launch{part}": MagicMock() for part in parts}
-    launch["launch.substitutions"].LaunchConfiguration = configuration
-    launch["launch_ros.actions"].Node = dict
-    launch["launch_ros.parameter_descriptions"].ParameterValue = lambda value, value_type: value_type(value)
-    for name, stand_in in launch.items():
-        monkeypatch.setitem(sys.modules, name, stand_in)
-    launch_file = load_file(ROOT / "launch/pixelrefer.launch.py")
-    defaults = {name: default for name, default, _ in launch_file.ARGUMENTS}
-    node = launch_file.start_node(MagicMock(launch_configurations=defaults | given))[-1]
-    file, *overrides = node["parameters"]
-    assert file == str(ROOT / "config/pixelrefer.yaml")
-    return dict(*overrides)
-
-
-def test_launch_arguments_left_empty_override_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert launched(monkeypatch) == {}
-
-
-def test_launch_arguments_override_the_parameter_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = {
-        "model": "7",
-        "tracker_model": "none",
-        "backend": "torch",
-        "device": "cuda:1",
-        "precision": "bfloat16",
-        "engine_dir": "/engines",
-        "engine_profile": "thor",
-        "autostart": "False",
-        "build_only": "true",
-        "use_sim_time": "true",
-    }
-    booleans = {"autostart": False, "build_only": True, "use_sim_time": True}
-    assert launched(monkeypatch, **given) == given | booleans
-
-
-@pytest.mark.parametrize("name", ["pixelrefer.launch.py", "replay.launch.py"])
-def test_launch_files_describe_their_arguments(name: str) -> None:
-    pytest.importorskip("launch_ros")
-    description = load_file(ROOT / "launch" / name).generate_launch_description()
-    arguments = {argument.name for argument in description.get_launch_arguments()}
-    expected = {"model", "tracker_model", "image_topic", "namespace", "backend", "params_file", "autostart"}
-    assert expected - arguments == set()
