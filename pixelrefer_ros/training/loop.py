@@ -20,6 +20,7 @@ from tqdm import tqdm
 from transformers import get_wsd_schedule
 
 from pixelrefer_ros.errors import CheckpointError, ParameterError
+from pixelrefer_ros.runtime.whole_files import write_whole
 from pixelrefer_ros.training import processes
 from pixelrefer_ros.training.optimizers import optimizers_of
 from pixelrefer_ros.training.table import append_row
@@ -201,7 +202,7 @@ class Loop:
         part = self._out / f"{STATE}.part"
         save_file(_untied(state), part, metadata={_PROGRESS: progress})
         part.replace(self._out / STATE)
-        (self._out / PROGRESS).write_text(progress + "\n", encoding="utf-8")
+        write_whole(self._out / PROGRESS, f"{progress}\n".encode())
 
     def _update(self, loss: Tensor | float) -> None:
         if not isinstance(loss, Tensor) or not torch.isfinite(loss):
