@@ -1,48 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From an exported folder to engines that the backend opens, with a fake ``tensorrt``; and the command."""
+"""From an exported folder to engines, with a fake ``tensorrt``."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import engine_graphs
-import fake_tensorrt
 import pytest
 import torch
-from fake_tensorrt import FakeTensorRT, HostStream
-from pixelrefer_ros.engines import Asked, BuildOptions, build_engine, build_engines
+from engine_builds import ANY_PRECISION, PROFILES, ask, build, calls, open_vision, write_model
+from fake_tensorrt import FakeTensorRT
+from pixelrefer_ros.engines import Asked, BuildOptions, build_engine
 
-from pixelrefer_ros import cli
 from pixelrefer_ros.errors import BackendError, CheckpointError, ParameterError, PixelReferError
-from pixelrefer_ros.model_source import build_named_engines
-from pixelrefer_ros.parameters import check_parameters
 from pixelrefer_ros.runtime import OnnxRuntimeBackend, read_manifest, tensorrt_plans, write_manifest
-from pixelrefer_ros.runtime import tensorrt_machine as machine
 from pixelrefer_ros.runtime.manifest import Profile
-from pixelrefer_ros.runtime.tensorrt_backend import TensorRtBackend, why_not_tensorrt
-from pixelrefer_ros.runtime.tensorrt_plans import Gpu, read_record
-
-ROOT = Path(__file__).parent.parent
-GPU = Gpu("NVIDIA GeForce RTX 4090", (8, 9), 24.0)
-PROFILES = {"batch": Profile(1, 1, 3), "sequence": Profile(1, 8, 16), "rows": Profile(1, 2, 4)}
-ANY_PRECISION = """
-gpu_names: ["*"]
-compute_capabilities: ["8.9"]
-min_memory_gb: 0
-precisions: [fp16, fp32]
-patch_budget: 1024
-objects: 2
-context_length: 64
-workspace_mb: 32
-"""
 
 
 @pytest.fixture
@@ -52,27 +27,12 @@ def trt():
 
 @pytest.fixture
 def folder(tmp_path):
-    models = {"decoder": engine_graphs.decoder(), "vision": engine_graphs.projection()}
-    engine_graphs.write_folder(
-        tmp_path / "model", models, profiles=PROFILES, in_place=engine_graphs.caches(), external_data=True
-    )
-    (tmp_path / "any.yaml").write_text(ANY_PRECISION)
-    return tmp_path / "model"
+    return write_model(tmp_path)
 
 
 @pytest.fixture
 def asked(tmp_path):
-    return Asked(profile=str(tmp_path / "any.yaml"))
-
-
-def build(folder, trt, asked, gpu=GPU, **options):
-    lines: list[str] = []
-    built = build_engines(folder, trt, gpu, asked, say=lines.append, **options)
-    return built, lines
-
-
-def calls(trt, name):
-    return [call for call in trt.calls if call[0] == name]
+    return ask(tmp_path)
 
 
 def test_what_was_built_is_opened_and_computes(folder, trt, asked):
@@ -82,12 +42,9 @@ def test_what_was_built_is_opened_and_computes(folder, trt, asked):
         "tensorrt 10.15.1.29 on NVIDIA GeForce RTX 4090, compute capability 8.9, 24 GB; "
         "profile any; small in fp32"
     )
-    graph = read_manifest(folder).graphs["vision"]
-    session = TensorRtBackend(trt=trt, gpu=GPU, stream=HostStream(trt)).open(folder, graph)
     x = torch.randn(3, engine_graphs.WIDTH, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(
-        session.run({"x": x})["y"], OnnxRuntimeBackend("cpu").open(folder, graph).run({"x": x})["y"]
-    )
+    reference = OnnxRuntimeBackend("cpu").open(folder, read_manifest(folder).graphs["vision"])
+    assert torch.equal(open_vision(folder, trt).run({"x": x})["y"], reference.run({"x": x})["y"])
 
 
 def test_engines_have_the_sizes_of_the_graph_and_decoders_a_profile_for_steps(folder, trt, asked):
@@ -279,142 +236,6 @@ def test_progress_is_shown_and_a_build_can_be_stopped(folder, trt, asked):
         build(folder, trt, Asked(asked.profile, again=True), bar=Bar, stopped=lambda: True)
 
 
-def open_vision(folder, trt, gpu=GPU):
-    graph = read_manifest(folder).graphs["vision"]
-    return TensorRtBackend(trt=trt, gpu=gpu, stream=HostStream(trt)).open(folder, graph)
-
-
-def test_a_folder_without_engines_says_how_to_build_them(folder, trt):
-    with pytest.raises(
-        BackendError, match="no engine of graph vision: build it with `pixelrefer build-engines"
-    ):
-        open_vision(folder, trt)
-
-
-def test_an_engine_for_something_else_is_never_deserialised(folder, trt, asked):
-    build(folder, trt, asked)
-    other = Gpu("NVIDIA GeForce RTX 5090", (12, 0), 32.0)
-    with pytest.raises(
-        BackendError, match=r"gpu was 'NVIDIA GeForce RTX 4090'.*compute capability was '8\.9'"
-    ):
-        open_vision(folder, trt, other)
-    newer = FakeTensorRT("11.4.1")
-    with pytest.raises(BackendError, match=r"and is 'tensorrt 11\.4\.1'"):
-        open_vision(folder, newer)
-    assert calls(trt, "deserialize") == calls(newer, "deserialize") == []
-
-
-@pytest.mark.parametrize("damage", [b"", b"somebody else's code"])
-def test_a_plan_whose_hash_is_not_in_its_record_is_never_deserialised(folder, trt, asked, damage):
-    build(folder, trt, asked)
-    record = read_record(folder / "engines", "vision")
-    (folder / "engines" / record.file).write_bytes(damage)
-    with pytest.raises(BackendError, match="is not the plan that was built"):
-        open_vision(folder, trt)
-    assert calls(trt, "deserialize") == []
-
-
-def test_what_tensorrt_warns_of_while_it_opens_an_engine_is_logged(folder, trt, asked, caplog):
-    build(folder, trt, asked)
-    trt.run_warnings = ["Using an engine plan file across different models of devices is not recommended"]
-    open_vision(folder, trt)
-    assert f"TensorRT: {trt.run_warnings[0]}" in caplog.messages
-
-
-def test_an_engine_that_tensorrt_refuses_says_so(folder, trt, asked):
-    build(folder, trt, asked)
-    trt.Runtime = lambda logger: type("Runtime", (), {"deserialize_cuda_engine": lambda *_: None})()
-    with pytest.raises(BackendError, match=r"refuses the engine.*--again"):
-        open_vision(folder, trt)
-
-
-def test_the_command_builds_and_says_what_it_did(folder, trt, monkeypatch, capsys, tmp_path):
-    monkeypatch.setitem(sys.modules, "tensorrt", trt)
-    monkeypatch.setattr(machine, "current_gpu", lambda *_: GPU)
-    profile = ["--profile", str(tmp_path / "any.yaml"), "--engines", str(tmp_path / "kept")]
-    assert cli.main(["build-engines", str(folder), *profile, "--graph", "vision"]) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said[1] == "vision: building (there is none)" and said[-1].startswith("vision: built in")
-    assert (tmp_path / "kept/vision.engine.json").is_file() and not (folder / "engines").exists()
-
-
-def building_child(start_child, folder, step_s):
-    """The command in a process of its own, once TensorRT builds there."""
-    child = start_child(
-        [
-            *(sys.executable, fake_tensorrt.__file__, "--gpu", GPU.name, f"--step-s={step_s}"),
-            *("pixelrefer_ros.cli", "build-engines", str(folder)),
-            *("--profile", str(folder.parent / "any.yaml"), "--graph", "vision"),
-        ],
-        stderr=subprocess.PIPE,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    assert "tensorrt 10.15.1.29" in child.stdout.readline()
-    assert child.stdout.readline() == "vision: building (there is none)\n"
-    return child
-
-
-STOPPING = "pixelrefer: stopping at TensorRT's next step; interrupt again to end at once\n"
-
-
-def test_an_interrupt_stops_the_build_and_leaves_nothing_half(folder, start_child):
-    child = building_child(start_child, folder, step_s=3.0)
-    child.send_signal(signal.SIGINT)
-    assert child.wait(60.0) == 130
-    assert (child.stdout.read(), child.stderr.read()) == ("", STOPPING + "pixelrefer: interrupted\n")
-    assert sorted(path.name for path in (folder / "engines").iterdir()) == ["building.lock"]
-
-
-def test_a_second_interrupt_ends_a_build_that_does_not_stop(folder, trt, asked, start_child):
-    child = building_child(start_child, folder, step_s=600.0)
-    child.send_signal(signal.SIGINT)
-    assert child.stderr.readline() == STOPPING
-    child.send_signal(signal.SIGINT)
-    assert child.wait(60.0) == 130
-    assert (child.stdout.read(), child.stderr.read()) == ("", "pixelrefer: interrupted\n")
-    assert build(folder, trt, asked)[0] == ["decoder", "vision"]  # the lock went with the process
-
-
-def build_named(folder, **parameters):
-    """What the node with `build_only` builds, and the lines it says."""
-    lines: list[str] = []
-    named = {"model": str(folder), "tracker_model": "none", **parameters}
-    build_named_engines(check_parameters(named), say=lines.append, stopped=lambda: False)
-    return lines
-
-
-def test_a_named_model_that_is_no_exported_folder_is_told_and_the_other_is_built(
-    folder, trt, monkeypatch, tmp_path
-):
-    monkeypatch.setitem(sys.modules, "tensorrt", trt)
-    monkeypatch.setattr(machine, "current_gpu", lambda *_: GPU)
-    given = {"engine_profile": str(tmp_path / "any.yaml"), "engine_dir": str(tmp_path / "kept")}
-    lines = build_named(folder, tracker_model="tiny-random", **given)
-    assert lines[0] == "tracker_model 'tiny-random' is no exported folder: it has no engines"
-    assert len(calls(trt, "build")) == len(list((tmp_path / "kept/model").glob("*.plan"))) == 2
-
-
-@pytest.mark.parametrize(
-    ("parameters", "told"),
-    [
-        ({}, "exported in fp32.*the node: engine_profile"),  # it was exported in fp32
-        ({"engine_profile": "no-such"}, "there is no profile 'no-such'"),
-        ({"model": "tiny-random"}, "neither model nor tracker_model is an exported folder"),
-        ({"model": "/no/such"}, "model '/no/such' does not exist"),
-    ],
-    ids=["precision", "profile", "nothing exported", "no folder"],
-)
-def test_named_models_that_cannot_be_built_are_told_with_the_parameter_to_set(
-    folder, trt, monkeypatch, parameters, told
-):
-    monkeypatch.setitem(sys.modules, "tensorrt", trt)
-    monkeypatch.setattr(machine, "current_gpu", lambda *_: GPU)
-    with pytest.raises(PixelReferError, match=told):
-        build_named(folder, **parameters)
-    assert trt.calls == []
-
-
 def test_folder_whose_vision_encoder_multiplies_integers_is_refused_with_the_remedy(folder, trt, asked):
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["settings"]["int8_vision"] = True
@@ -422,32 +243,3 @@ def test_folder_whose_vision_encoder_multiplies_integers_is_refused_with_the_rem
     with pytest.raises(PixelReferError, match=r"--int8-vision.*export it again without.*'onnxruntime'"):
         build(folder, trt, asked)
     assert trt.calls == []
-
-
-def test_without_tensorrt_or_gpu_the_command_says_what_is_missing(folder, trt, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
-    assert cli.main(["build-engines", str(folder)]) == 2
-    assert "TensorRT cannot be imported" in capsys.readouterr().err
-    assert "TensorRT cannot be imported" in why_not_tensorrt(folder)
-    monkeypatch.setitem(sys.modules, "tensorrt", trt)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert cli.main(["build-engines", str(folder)]) == 2
-    assert "torch sees no CUDA GPU" in capsys.readouterr().err
-
-
-def test_a_folder_that_is_no_exported_one_is_told_first(tmp_path, capsys):
-    assert cli.main(["build-engines", str(tmp_path)]) == 2
-    assert "is no exported folder" in capsys.readouterr().err
-
-
-def test_the_profiles_can_be_listed(capsys):
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["build-engines", "--list-profiles"])
-    assert stop.value.code == 0
-    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [
-        "agx-orin",
-        "h200",
-        "orin-nano",
-        "rtx",
-        "thor",
-    ]
