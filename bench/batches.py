@@ -40,7 +40,6 @@ def answered(network: RegionNetwork, questions: int, tokens: int, max_batch: int
             sampling=GREEDY,
             stop_ids=frozenset(),
             max_new_tokens=tokens,
-            cancelled=lambda: False,
         )
         for _ in range(questions)
     ]

@@ -61,7 +61,6 @@ def answer(decoder: Decoder, embeddings: torch.Tensor, tokens: int) -> Iterator[
         sampling=GREEDY,
         stop_ids=frozenset(),
         max_new_tokens=tokens,
-        cancelled=lambda: False,
     )
     return decode(decoder, request)
 

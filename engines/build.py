@@ -20,6 +20,7 @@ from pixelrefer_ros.engines.network import ATTENTION, Network, read_network
 from pixelrefer_ros.engines.progress import Bar, progress_monitor
 
 from pixelrefer_ros.errors import BackendError
+from pixelrefer_ros.runtime import never
 from pixelrefer_ros.runtime.manifest import Graph, Profile
 from pixelrefer_ros.runtime.tensorrt_messages import heard, shown
 from pixelrefer_ros.runtime.tensorrt_sizes import cache_sizes, engine_sizes, prompt_sizes, step_sizes
@@ -53,7 +54,7 @@ class BuildOptions:
     fused: bool = False
     allow_warnings: bool = False
     bar: Bar | None = None
-    stopped: Callable[[], bool] = lambda: False
+    stopped: Callable[[], bool] = never
 
 
 @dataclass(frozen=True)

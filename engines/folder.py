@@ -15,6 +15,7 @@ from pixelrefer_ros.engines.store import TIMINGS, EngineStore, Say
 from pixelrefer_ros.engines.versions import check_opset
 
 from pixelrefer_ros.errors import ParameterError
+from pixelrefer_ros.runtime import never
 from pixelrefer_ros.runtime.manifest import Graph, Manifest, read_manifest, verify_graph
 from pixelrefer_ros.runtime.tensorrt_machine import on_gpu
 from pixelrefer_ros.runtime.tensorrt_plans import ENGINES, Gpu, engine_key, library
@@ -47,7 +48,7 @@ def build_engines(
     *,
     say: Say = print,
     bar: Bar | None = None,
-    stopped: Callable[[], bool] = lambda: False,
+    stopped: Callable[[], bool] = never,
 ) -> list[str]:
     """Builds the engines of an exported folder that are not there or not up to date.
 

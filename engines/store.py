@@ -17,6 +17,7 @@ from pathlib import Path
 from pixelrefer_ros.engines.build import BuiltEngine
 
 from pixelrefer_ros.errors import BackendError
+from pixelrefer_ros.runtime import never
 from pixelrefer_ros.runtime.tensorrt_plans import (
     EngineKey,
     EngineRecord,
@@ -53,7 +54,7 @@ class EngineStore:
 
     folder: Path
     say: Say
-    stopped: Callable[[], bool] = lambda: False
+    stopped: Callable[[], bool] = never
 
     def ensure(
         self, graph: str, key: EngineKey, build: Callable[[], BuiltEngine], *, again: bool = False

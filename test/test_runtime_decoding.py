@@ -63,7 +63,6 @@ def request(prompt: torch.Tensor, token_bytes: Callable[[int], bytes] = letter, 
         "sampling": GREEDY,
         "stop_ids": frozenset(),
         "max_new_tokens": 12,
-        "cancelled": lambda: False,
         **rest,
     }
     return AnswerRequest(prompt, StreamingDetokeniser(token_bytes), **settings)

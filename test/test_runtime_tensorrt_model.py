@@ -47,7 +47,6 @@ def request(prompt, count):
         sampling=GREEDY,
         stop_ids=frozenset(),
         max_new_tokens=count,
-        cancelled=lambda: False,
     )
 
 

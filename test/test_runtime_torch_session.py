@@ -87,7 +87,6 @@ def answers(decoder: GraphDecoder, asked: Sequence[Asked], max_batch: int = 8) -
             sampling=GREEDY,
             stop_ids=frozenset(),
             max_new_tokens=tokens,
-            cancelled=lambda: False,
         )
         for embeddings, tokens in asked
     ]

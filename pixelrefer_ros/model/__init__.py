@@ -20,7 +20,7 @@ from pixelrefer_ros.model.kmeans import ITERATIONS as KMEANS_ITERATIONS
 from pixelrefer_ros.model.network import GlobalFeatures, ObjectTokens, PixelReferNetwork
 from pixelrefer_ros.model.object_encoder import ObjectEncoder
 from pixelrefer_ros.model.patches import patchify
-from pixelrefer_ros.model.pixelrefer import PixelReferLite, never
+from pixelrefer_ros.model.pixelrefer import PixelReferLite
 from pixelrefer_ros.model.position import patch_positions
 from pixelrefer_ros.model.prompt import TURN_END, TimedTokens, chat_pieces, region_text
 from pixelrefer_ros.model.region_network import RegionNetwork
@@ -66,7 +66,6 @@ __all__ = [
     "crop_object",
     "global_image",
     "load_network",
-    "never",
     "open_network",
     "patch_positions",
     "patchify",

@@ -31,6 +31,7 @@ from pixelrefer_ros.runtime import (
     decode_together,
     file_hash,
     named_dtype,
+    never,
     open_backend,
     read_manifest,
     torch_device,
@@ -40,11 +41,6 @@ from pixelrefer_ros.types import Mask, RgbImage
 
 MAX_BATCH = 8
 """Questions decoded together where nothing else is said: as many as exported decoders take."""
-
-
-def never() -> bool:
-    """Nobody cancels."""
-    return False
 
 
 class PixelReferLite:

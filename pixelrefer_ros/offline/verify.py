@@ -223,7 +223,6 @@ class _Checker:
             sampling=GREEDY,
             stop_ids=frozenset(),
             max_new_tokens=expected.size,
-            cancelled=lambda: False,
         )
         events = decode(decoder, request)
         tokens = np.array([event.token_id for event in events])

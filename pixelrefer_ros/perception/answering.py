@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pixelrefer_ros.errors import PixelReferError
 from pixelrefer_ros.perception.looking import RegionLanguage, View, encode_views
 from pixelrefer_ros.perception.settings import PerceptionSettings
+from pixelrefer_ros.runtime import never
 from pixelrefer_ros.types import Answer, AnswerStatus, Question
 
 if TYPE_CHECKING:
@@ -22,11 +23,6 @@ _log = logging.getLogger(__name__)
 
 TextListener = Callable[[str, int], None]
 """Called with the text so far and the number of tokens so far."""
-
-
-def never() -> bool:
-    """Never cancelled."""
-    return False
 
 
 def model_name(language: RegionLanguage) -> str:

@@ -11,14 +11,14 @@ from dataclasses import replace
 from functools import partial
 
 from pixelrefer_ros.errors import Overloaded, PixelReferError
-from pixelrefer_ros.perception.answering import AnswersTogether, Asked, TextListener, model_name, never
+from pixelrefer_ros.perception.answering import AnswersTogether, Asked, TextListener, model_name
 from pixelrefer_ros.perception.looking import RegionLanguage, View, check_question, choose_views
 from pixelrefer_ros.perception.memory import SET_BACK_NS, FrameMemory, RememberedFrame
 from pixelrefer_ros.perception.regions import check_region
 from pixelrefer_ros.perception.registry import ObjectRegistry
 from pixelrefer_ros.perception.settings import MAX_WAITING_REGIONS, PerceptionSettings
 from pixelrefer_ros.perception.waiting import Prompt, log_refusal
-from pixelrefer_ros.runtime import BackendInUse
+from pixelrefer_ros.runtime import BackendInUse, never
 from pixelrefer_ros.tracking import Tracker
 from pixelrefer_ros.types import NANOSECONDS, Answer, AnswerStatus, Frame, Question, Region, Scene, Track
 

@@ -13,6 +13,7 @@ from pixelrefer_ros.runtime.decoding import (
     GeneratedToken,
     decode,
     decode_together,
+    never,
 )
 from pixelrefer_ros.runtime.detokeniser import StreamingDetokeniser
 from pixelrefer_ros.runtime.devices import named_device, named_dtype, torch_device
@@ -69,6 +70,7 @@ __all__ = [
     "keep_float32",
     "named_device",
     "named_dtype",
+    "never",
     "newest_opset",
     "open_backend",
     "read_manifest",

@@ -21,6 +21,11 @@ NO_TOKEN = -1
 """`GeneratedToken.token_id` of an event that chose no token (CANCELLED)."""
 
 
+def never() -> bool:
+    """Nobody cancels: what is asked whether to go on is always to go on."""
+    return False
+
+
 class Finish(Enum):
     """Why an answer ended."""
 
@@ -104,7 +109,7 @@ class AnswerRequest:
     sampling: Sampling
     stop_ids: frozenset[int]
     max_new_tokens: int
-    cancelled: Callable[[], bool]
+    cancelled: Callable[[], bool] = never
 
 
 def decode(decoder: Decoder, request: AnswerRequest) -> Iterator[GeneratedToken]:
