@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 from engine_builds import ask, build, calls, open_vision, write_model
 from fake_tensorrt import FakeTensorRT
 
 from pixelrefer_ros.errors import BackendError
+from pixelrefer_ros.runtime.tensorrt_messages import logger_of
 from pixelrefer_ros.runtime.tensorrt_plans import Gpu, read_record
 
 
@@ -65,6 +69,19 @@ def test_what_tensorrt_warns_of_while_it_opens_an_engine_is_logged(folder, trt, 
 
 def test_an_engine_that_tensorrt_refuses_says_so(folder, trt, asked):
     build(folder, trt, asked)
-    trt.Runtime = lambda logger: type("Runtime", (), {"deserialize_cuda_engine": lambda *_: None})()
-    with pytest.raises(BackendError, match=r"refuses the engine.*--again"):
+    trt.Runtime = lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda plan: None)
+    said = r"refuses the engine.*If GPU memory is short, free some; if not, build it with .*--again"
+    with pytest.raises(BackendError, match=said):
         open_vision(folder, trt)
+
+
+def test_an_engine_has_the_memory_that_torch_keeps_for_later(folder, trt, asked, monkeypatch):
+    build(folder, trt, asked)
+    real, kept = trt.Runtime(logger_of(trt)), [1]
+
+    def deserialize(plan):
+        return None if kept else real.deserialize_cuda_engine(plan)
+
+    trt.Runtime = lambda logger: SimpleNamespace(deserialize_cuda_engine=deserialize)
+    monkeypatch.setattr(torch.cuda, "empty_cache", kept.clear)
+    open_vision(folder, trt)

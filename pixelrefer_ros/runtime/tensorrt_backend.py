@@ -67,7 +67,7 @@ class TensorRtBackend:
         Raises:
             CheckpointError: the folder is no exported one.
             BackendError: there is no engine, or it was built for something else or changed since, or TensorRT
-                refuses it; the message says how to build it.
+                refuses it (for want of memory, too); the message says what to do.
         """
         engines = self._engines or folder / ENGINES
         record = engine_record(self._trt, self._gpu, folder, graph, engines)
@@ -83,11 +83,14 @@ class TensorRtBackend:
             if self._runtime is None:
                 self._runtime = self._trt.Runtime(logger_of(self._trt))
             engine = self._runtime.deserialize_cuda_engine(plan)
+            if engine is None:
+                torch.cuda.empty_cache()  # what torch keeps for later is memory that the engine cannot have
+                engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise BackendError(
                 f"{engines / record.file}: {library(self._trt)} refuses the engine ("
                 + ("; ".join(messages.errors) or "it gives no reason")
-                + f"): {_remedy(folder, self._gpu)} --again"
+                + f"). If GPU memory is short, free some; if not, {_remedy(folder, self._gpu)} --again"
             )
         return TensorRtSession(self._trt, engine, engine_graph(graph, record.profiles), self._stream)
 
