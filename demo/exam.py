@@ -100,7 +100,6 @@ class Exam:
     """
 
     def __init__(self, sight: Sight, start_ns: int = EPOCH_NS) -> None:
-        """See the class."""
         self.sight = sight
         self._start_ns = start_ns
         self._back = round(HISTORY_S * sight.scene.rate_hz)

@@ -49,7 +49,6 @@ class Examiner:
     """
 
     def __init__(self, client: PixelReferClient, exam: Exam, *, scene: str, seed: int, out: TextIO) -> None:
-        """See the class."""
         self._client, self._exam, self._scene, self._out = client, exam, scene, out
         self._rng = np.random.default_rng(seed)
         self._ids: dict[int, int] = {}

@@ -22,7 +22,6 @@ class EmbedGraph(nn.Module):
     """
 
     def __init__(self, language: Qwen2ForCausalLM, region_id: int | None) -> None:
-        """See the class."""
         super().__init__()
         self.table = nn.Parameter(language.model.embed_tokens.weight.detach(), requires_grad=False)
         self.region_id = -1 if region_id is None else region_id
@@ -46,7 +45,6 @@ class DecoderGraph(nn.Module):
     """
 
     def __init__(self, language: Qwen2ForCausalLM, opset: int) -> None:
-        """See the class."""
         super().__init__()
         rotary = language.model.rotary_emb
         self.layers = nn.ModuleList([DecoderLayer(layer, opset) for layer in language.model.layers])
@@ -91,7 +89,6 @@ class DecoderLayer(nn.Module):
     """One layer; `layer` is transformers' own."""
 
     def __init__(self, layer: Any, opset: int) -> None:
-        """See the class."""
         super().__init__()
         attention, mlp = layer.self_attn, layer.mlp
         self.norm1, self.norm2 = Norm(layer.input_layernorm), Norm(layer.post_attention_layernorm)
@@ -137,7 +134,6 @@ class Norm(nn.Module):
     """Root mean square norm in float32; `norm` is transformers' own."""
 
     def __init__(self, norm: Any) -> None:
-        """See the class."""
         super().__init__()
         self.weight: nn.Parameter = norm.weight
         self.epsilon: float = norm.variance_epsilon

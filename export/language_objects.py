@@ -29,7 +29,6 @@ class ObjectsGraph(nn.Module):
     """
 
     def __init__(self, encoder: ObjectEncoder, config: PixelReferConfig, opset: int) -> None:
-        """See the class."""
         super().__init__()
         self.count = config.mask_num
         self.reading = config.position_reading
@@ -140,7 +139,6 @@ class Infusion(nn.Module):
     """tokens + attention(query = norm(tokens), key = value = surroundings) (paper, Algorithm 1)."""
 
     def __init__(self, norm: nn.LayerNorm, attention: nn.MultiheadAttention, opset: int) -> None:
-        """See the class."""
         super().__init__()
         self.norm = norm
         weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)

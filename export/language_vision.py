@@ -22,7 +22,6 @@ class VisionGraph(nn.Module):
     """
 
     def __init__(self, vision: VideoLlama3VisionModel, opset: int) -> None:
-        """See the class."""
         super().__init__()
         embedding = vision.embeddings.patch_embedding
         # Kernel and stride are one patch: the convolution is a linear layer.
@@ -58,7 +57,6 @@ class VisionLayer(nn.Module):
     """One layer; `layer` is transformers' own."""
 
     def __init__(self, layer: Any, opset: int) -> None:
-        """See the class."""
         super().__init__()
         attention, mlp = layer.self_attn, layer.mlp
         self.norm1, self.norm2 = layer.layer_norm1, layer.layer_norm2

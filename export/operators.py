@@ -104,7 +104,6 @@ class Dense(nn.Module):
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        """See the class."""
         super().__init__()
         self.kernel = nn.Parameter(weight.detach().t(), requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)

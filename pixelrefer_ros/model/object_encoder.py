@@ -25,7 +25,6 @@ class ObjectEncoder(nn.Module):
     """
 
     def __init__(self, vision_width: int, language_width: int, mask_num: int) -> None:
-        """See the class."""
         super().__init__()
         self.mask_num = mask_num
         self.pos_linear = nn.Linear(2, vision_width)

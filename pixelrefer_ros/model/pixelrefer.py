@@ -61,7 +61,7 @@ class PixelReferLite:
         tokenizer: ChatTokenizer,
         in_use: BackendInUse | None = None,
     ) -> None:
-        """See the class; without `in_use` the networks are torch's."""
+        """A model of these parts; without ``in_use`` the networks are torch's."""
         self.name = name
         self.content_hash = digest
         self.in_use = in_use or _in_torch(network, "the networks are torch's")

@@ -40,7 +40,6 @@ class ChatTokenizer:
     """
 
     def __init__(self, folder: Path) -> None:
-        """See the class."""
         self._tokenizer = _load(folder)
         self._lock = Lock()  # the backend's settings are changed while it encodes
         vocabulary = self._tokenizer.get_vocab()

@@ -42,7 +42,6 @@ class WeightFiles:
     """
 
     def __init__(self, folder: Path) -> None:
-        """See the class."""
         self.folder = folder
         self.files = self._find_files()
         self._file_of: dict[str, Path] = {}

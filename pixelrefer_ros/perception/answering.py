@@ -154,7 +154,6 @@ class AnswersTogether:
         views: Callable[[Question], list[list[View]]],
         waiting: Callable[[], Asked | None],
     ) -> None:
-        """See the class."""
         self._language, self._settings = language, settings
         self._views, self._waiting = views, waiting
         self._in_work: dict[AnswerRequest, tuple[Asked, AnswerInProgress]] = {}

@@ -44,7 +44,6 @@ class CacheRows:
     """
 
     def __init__(self, graph: Graph, context_length: int, device: torch.device) -> None:
-        """See the class."""
         self._specs = [graph.input(name) for name, _ in graph.in_place]
         self._context_length = context_length
         self._device = device

@@ -19,7 +19,6 @@ class StreamingDetokeniser:
     """
 
     def __init__(self, token_bytes: Callable[[int], bytes]) -> None:
-        """See the class."""
         self._token_bytes = token_bytes
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 

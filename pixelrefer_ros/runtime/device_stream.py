@@ -60,7 +60,6 @@ class CudaStream:
     alignment = 256
 
     def __init__(self, device: torch.device) -> None:
-        """See the class."""
         self.device = device
         self._stream = torch.cuda.Stream(device)
         self.handle = int(self._stream.cuda_stream)

@@ -37,7 +37,6 @@ class GraphDecoder:
         context_length: int,
         device: torch.device,
     ) -> None:
-        """See the class."""
         self.context_length = context_length
         self.max_batch = decoder.graph.profiles["B"].max if "B" in decoder.graph.profiles else 1
         self._decoder, self._embed, self._device = decoder, embed, device

@@ -29,7 +29,6 @@ class JsonFields:
     """
 
     def __init__(self, path: Path, within: str, content: Any) -> None:
-        """See the class."""
         self.path = path
         self._within = within
         if not isinstance(content, dict):

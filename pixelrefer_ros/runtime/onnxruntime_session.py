@@ -48,7 +48,6 @@ class OnnxRuntimeBackend:
     name = "onnxruntime"
 
     def __init__(self, device: str = "cpu", threads: int = 0) -> None:
-        """See the class."""
         runtime = _runtime()
         self.device = named_device(device)
         if threads < 0:
@@ -88,7 +87,6 @@ class OnnxRuntimeSession:
     """
 
     def __init__(self, path: Path, graph: Graph, *, device: torch.device, threads: int) -> None:
-        """See the class."""
         runtime = _runtime()
         self.graph = graph
         self._device = device

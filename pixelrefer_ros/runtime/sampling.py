@@ -50,7 +50,6 @@ class TokenChooser:
     """
 
     def __init__(self, sampling: Sampling) -> None:
-        """See the class."""
         self._sampling = sampling
         self._random = np.random.default_rng(sampling.seed)
 

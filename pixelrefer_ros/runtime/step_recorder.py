@@ -31,7 +31,6 @@ class StepRecorder:
     """
 
     def __init__(self, graph: Graph, stream: DeviceStream) -> None:
-        """See the class."""
         self._name, self._stream = graph.name, stream
         self._caches = [name for name, _ in graph.in_place]
         self._updated = {output for _, output in graph.in_place}

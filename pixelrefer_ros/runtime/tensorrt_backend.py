@@ -54,7 +54,6 @@ class TensorRtBackend:
         gpu: Gpu | None = None,
         stream: DeviceStream | None = None,
     ) -> None:
-        """See the class."""
         self._engines = engines
         self._trt = trt or import_tensorrt()
         self._gpu = gpu or current_gpu(device)

@@ -36,7 +36,6 @@ class Messages:
     """
 
     def __init__(self, keep: int = logging.WARNING) -> None:
-        """See the class."""
         self.errors: list[str] = []
         self.warnings: list[str] = []
         self._keep = keep

@@ -44,7 +44,6 @@ class TensorRtSession:
     """
 
     def __init__(self, trt: ModuleType, engine: Any, graph: Graph, stream: DeviceStream) -> None:
-        """See the class."""
         self.graph = graph
         self._trt, self._engine, self._stream = trt, engine, stream
         _check_engine(trt, engine, graph)

@@ -39,7 +39,6 @@ class TorchSession:
     """
 
     def __init__(self, language: Qwen2ForCausalLM, stream: DeviceStream | None = None) -> None:
-        """See the class."""
         config = language.config
         if config._attn_implementation != "sdpa":
             raise ValueError(

@@ -66,7 +66,6 @@ class Sam2Steps(ABC):
     """
 
     def __init__(self, shape: Sam2Shape, *, device: torch.device, dtype: torch.dtype) -> None:
-        """See the class."""
         self.shape = shape
         self.device = device
         self.dtype = dtype

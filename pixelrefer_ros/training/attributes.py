@@ -95,7 +95,6 @@ class AttributeBatches(Dataset[AttributeBatch]):
     """The objects of ``scenes`` scenes by the batch's number: the same in any process, on any run."""
 
     def __init__(self, config: PixelReferConfig, *, seed: int, scenes: int, split: Split = "train") -> None:
-        """See the class."""
         self._config, self._seed, self._scenes, self._split = config, seed, scenes, split
 
     def __getitem__(self, number: int) -> AttributeBatch:

@@ -56,7 +56,6 @@ class FrameBatches(Dataset[FrameBatch]):
     """Batches by number: the same in any process, on any run. Of a run of so many steps, windows grow."""
 
     def __init__(self, config: PixelReferConfig, *, seed: int, scenes: int, steps: int) -> None:
-        """See the class."""
         self._config, self._seed, self._scenes, self._steps = config, seed, scenes, steps
 
     def __getitem__(self, number: int) -> FrameBatch:

@@ -34,7 +34,6 @@ class LedAttention:
     """
 
     def __init__(self, layers: int, picture_of: Sequence[int], own: Sequence[Tensor], beside: Tensor) -> None:
-        """See the class."""
         self._layers, self._own, self._beside = layers, own, beside
         self._objects: dict[int, list[int]] = {}
         for number, picture in enumerate(picture_of):

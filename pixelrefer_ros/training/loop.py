@@ -77,7 +77,6 @@ class Loop:
     def __init__(
         self, stage: str, module: nn.Module, groups: list[dict[str, Any]], out: Path, pace: Pace
     ) -> None:
-        """See the class."""
         self.stage, self.module, self.pace = stage, module, pace
         self._out = out
         out.mkdir(parents=True, exist_ok=True)

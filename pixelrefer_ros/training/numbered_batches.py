@@ -35,7 +35,6 @@ class NumberedBatches(Dataset[Item], Generic[Item, Scenes]):
     def __init__(
         self, folder: Path, config: PixelReferConfig, *, seed: int, scenes: Scenes, split: Split = "train"
     ) -> None:
-        """See the class."""
         self._folder, self._config = folder, config
         self._seed, self._split = seed, split
         self._scenes: Scenes = scenes

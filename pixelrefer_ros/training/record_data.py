@@ -80,7 +80,6 @@ class RecordBatches(Dataset[ReadBatch]):
         questions: int,
         limit: int,
     ) -> None:
-        """See the class."""
         self.turns, self._folder, self._config = turns, folder, config
         self._seed, self._questions, self._limit = seed, questions, limit
 
@@ -125,7 +124,6 @@ class Failures:
     """
 
     def __init__(self, batches: RecordBatches, log: Path) -> None:
-        """See the class."""
         self._batches, self._log = batches, log / SKIPPED
         self._places: set[int] = set()
 

@@ -31,7 +31,6 @@ class SeenFiles:
     """
 
     def __init__(self, folder: Path, process: int) -> None:
-        """See the class."""
         self._folder, self._process = folder, process
 
     def depends_on(self, number: int) -> str | None:

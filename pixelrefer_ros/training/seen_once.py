@@ -54,7 +54,6 @@ class SeenOnce:
         *,
         deadline: float,
     ) -> None:
-        """See the class."""
         self._network, self._batches = network, batches
         self._folder, self._settings, self._deadline = folder, settings, deadline
         self._files = SeenFiles(folder, settings.process)

@@ -64,7 +64,6 @@ class ClipBatches(Dataset[Clips]):
     """
 
     def __init__(self, image_size: int, stage: TrackerStage, *, seed: int, split: Split = "train") -> None:
-        """See the class."""
         self._size, self._stage, self._seed, self._split = image_size, stage, seed, split
 
     def __getitem__(self, number: int) -> Clips:

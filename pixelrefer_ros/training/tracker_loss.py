@@ -65,7 +65,6 @@ class Follower:
     """
 
     def __init__(self, model: Sam2VideoModel, *, learning: float = 1.0, own_presence: float = 0.0) -> None:
-        """See the class."""
         self._model, self._learning, self._own_presence = model, learning, own_presence
         self._attention, self._encoder = MemoryAttention(model), MemoryEncoder(model)
         self._size = int(model.config.image_size)

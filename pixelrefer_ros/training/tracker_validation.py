@@ -33,7 +33,6 @@ class TrackerValidation:
     def __init__(
         self, *, pictures: int = 48, clips: int = 0, frames: int = CLIP_FRAMES, seed: int = 0
     ) -> None:
-        """See the class."""
         self._pictures, self._clips, self._frames, self._seed = pictures, clips, frames, seed
 
     def __call__(self, model: Sam2VideoModel) -> dict[str, float]:

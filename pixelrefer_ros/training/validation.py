@@ -49,7 +49,6 @@ class WorldValidation:
     def __init__(
         self, stage: Stage, tokenizer: ChatTokenizer, *, seed: int = 0, scenes: int = 16, questions: int = 6
     ) -> None:
-        """See the class."""
         self._tokenizer = tokenizer
         self._examples = [
             list(
@@ -92,7 +91,6 @@ class BatchValidation:
     """
 
     def __init__(self, batches: Sequence[Batch]) -> None:
-        """See the class."""
         self._batches = batches
 
     @torch.inference_mode()
@@ -122,7 +120,6 @@ class KeptBest(Generic[Network]):
         state: Path,
         write: Callable[[], None],
     ) -> None:
-        """See the class."""
         self._validation, self._network, self._write = validation, network, write
         self._stage, self._path = stage, state / BEST
 

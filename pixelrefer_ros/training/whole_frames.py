@@ -76,7 +76,6 @@ class WholeFrames(Dataset[WholeFrame]):
     """Frames by number: the same in any process, on any run."""
 
     def __init__(self, *, seed: int) -> None:
-        """See the class."""
         self._seed = seed
 
     def __getitem__(self, number: int) -> WholeFrame:

@@ -49,7 +49,6 @@ class WorldBatches(NumberedBatches[Batch, int]):
         split: Split = "train",
         surroundings: float = 1.0,
     ) -> None:
-        """See the class."""
         super().__init__(folder, config, seed=seed, scenes=scenes, split=split)
         self._stage, self._surroundings = stage, surroundings
 
