@@ -9,6 +9,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from pixelrefer_ros.training.checkpoints import Sizes
+from pixelrefer_ros.training.language_settings import LanguageSettings
 from pixelrefer_ros.training.loop import PROGRESS, STATE
 from pixelrefer_ros.training.stages import Stage
 from pixelrefer_ros.training.world import KINDS, SceneSettings
@@ -25,6 +26,25 @@ MICRO = Sizes(
     patch_budget=48,
 )
 SCENE = SceneSettings(frames=8, size=(320, 240), objects=(2, 3))
+SHORTEST = LanguageSettings(
+    attribute_steps=1,
+    attribute_scenes=1,
+    frame_steps=1,
+    frame_scenes=1,
+    side_steps=1,
+    reading_steps=1,
+    reading_scenes=(1, 1),
+    infusion_steps=1,
+    led_steps=2,
+    infusion_scenes=1,
+    infusion_batches=2,
+    steps=(1, 1),
+    scenes=1,
+    sizes=MICRO,
+    workers=0,
+    validate_every=0,
+)
+"""One step of every stage."""
 STAGE = Stage("micro", tuple(KINDS), SCENE, questions=4, moments=1)
 
 

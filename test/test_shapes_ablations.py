@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from micro_language import SHORTEST
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
@@ -113,22 +114,11 @@ def test_nothing_of_a_variant_stays_behind(folder):
 
 
 def test_what_variants_share_is_learned_once(tmp_path):
-    learned = LanguageSettings(
-        attribute_steps=1,
-        attribute_scenes=1,
-        frame_steps=1,
-        side_steps=1,
+    learned = replace(
+        SHORTEST,
         infusion_steps=0,  # which each variant learns by itself
-        led_steps=2,
-        infusion_scenes=1,
-        infusion_batches=2,
-        frame_scenes=1,
-        reading_steps=1,
-        reading_scenes=(1, 1),
         steps=(0, 0),
         sizes=SIZES,
-        workers=0,
-        validate_every=0,
     )
     assert train_language(tmp_path / "prepared", learned)
     learned = replace(learned, infusion_steps=1)

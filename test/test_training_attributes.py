@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from micro_language import MICRO
+from micro_language import MICRO, SHORTEST
 
 from pixelrefer_ros.model import PATCH
 from pixelrefer_ros.training.attributes import (
@@ -22,7 +23,6 @@ from pixelrefer_ros.training.attributes import (
     teach_attributes,
 )
 from pixelrefer_ros.training.checkpoints import new_checkpoint, new_network
-from pixelrefer_ros.training.language import LanguageSettings
 from pixelrefer_ros.training.loop import read_progress
 from pixelrefer_ros.training.vision_stage import scores
 from pixelrefer_ros.training.world import TURNS, Renderer, Sight, cast_scene, scene_seeds
@@ -106,9 +106,7 @@ def test_the_encoder_learns_a_fixed_batch(network):
 
 
 def test_the_stage_goes_on_where_it_stopped(tmp_path):
-    settings = LanguageSettings(
-        attribute_steps=2, attribute_scenes=1, sizes=MICRO, workers=0, minutes=1e-9, validate_every=1
-    )
+    settings = replace(SHORTEST, attribute_steps=2, minutes=1e-9, validate_every=1)
     new_checkpoint(tmp_path, MICRO, seed=0)
     network = new_network(tmp_path, seed=0)
     assert not teach_attributes(network, tmp_path / "state", settings)

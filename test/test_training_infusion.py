@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from micro_language import MICRO, set_progress
+from micro_language import SHORTEST, set_progress
 from safetensors.torch import load_file
 
 from pixelrefer_ros.training.checkpoints import new_network
@@ -17,24 +17,13 @@ from pixelrefer_ros.training.infusion import projected_loss, teach_infusion
 from pixelrefer_ros.training.infusion_start import begin_infusion, hand_on
 from pixelrefer_ros.training.infusion_views import ShownBatches, fused, looked_at, see
 from pixelrefer_ros.training.language_loss import view_tokens
-from pixelrefer_ros.training.language_settings import LanguageSettings
 from pixelrefer_ros.training.loop import STATE, read_progress
 from pixelrefer_ros.training.object_facts import OWN
 from pixelrefer_ros.training.question_bank import QuestionBank
 from pixelrefer_ros.training.readings import Readings
 from pixelrefer_ros.training.world import COLORS, OFFERED, SHAPES, SURFACES, UNSEEN
 
-SETTINGS = LanguageSettings(
-    infusion_steps=2,
-    led_steps=2,
-    infusion_scenes=3,
-    reading_scenes=(1, 1),
-    infusion_batches=3,
-    sizes=MICRO,
-    workers=0,
-    validate_every=0,
-    save_every=1,
-)
+SETTINGS = replace(SHORTEST, infusion_steps=2, infusion_scenes=3, infusion_batches=3, save_every=1)
 
 
 @pytest.fixture

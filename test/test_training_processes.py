@@ -9,16 +9,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
-from micro_language import MICRO
+from micro_language import SHORTEST
 from safetensors.torch import load_file, save_file
 
 from pixelrefer_ros.errors import ParameterError
 from pixelrefer_ros.model import PixelReferLite
-from pixelrefer_ros.training.language import TRAINING, LanguageSettings, train_language
+from pixelrefer_ros.training.language import TRAINING, train_language
 from pixelrefer_ros.training.loop import LOG, PROGRESS, STATE, Loop, Pace, read_progress
 from pixelrefer_ros.training.optimizers import parameter_groups
 from pixelrefer_ros.training.processes import run_together
@@ -54,24 +55,13 @@ def test_two_processes_learn_what_one_would_from_both_of_their_batches(tmp_path)
 
 def train_both(folder, steps: int, minutes: float, number: int) -> None:
     torch.set_num_threads(1)
-    settings = LanguageSettings(
-        sizes=MICRO,
-        attribute_steps=1,
-        attribute_scenes=1,
-        frame_steps=1,
-        frame_scenes=1,
-        side_steps=1,
+    settings = replace(
+        SHORTEST,
         reading_steps=steps,
         reading_scenes=(2, 1),
         infusion_steps=steps,
-        led_steps=2,
         infusion_scenes=2,
-        infusion_batches=2,
-        steps=(1, 1),
-        scenes=1,
-        workers=0,
         log_every=1,
-        validate_every=0,
         minutes=minutes,
         processes=2,
         process=number,

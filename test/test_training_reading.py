@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from micro_language import MICRO
+from micro_language import MICRO, SHORTEST
 from safetensors.torch import load_file
 
 from pixelrefer_ros.training.attributes import teach_attributes
 from pixelrefer_ros.training.checkpoints import new_checkpoint, new_network, tokenizer_of
-from pixelrefer_ros.training.language import LanguageSettings, losses, train_language
+from pixelrefer_ros.training.language import losses, train_language
 from pixelrefer_ros.training.language_loss import AnswerLoss
 from pixelrefer_ros.training.loop import read_progress
 from pixelrefer_ros.training.reading import (
@@ -41,23 +41,7 @@ from pixelrefer_ros.training.world import (
 from pixelrefer_ros.training.world.splits import SEEN
 from pixelrefer_ros.training.world_data import WorldBatches
 
-SETTINGS = LanguageSettings(
-    attribute_steps=1,
-    attribute_scenes=1,
-    frame_steps=1,
-    side_steps=1,
-    infusion_steps=1,
-    led_steps=2,
-    infusion_scenes=1,
-    infusion_batches=2,
-    frame_scenes=1,
-    reading_steps=2,
-    reading_scenes=(1, 1),
-    steps=(0, 0),
-    sizes=MICRO,
-    workers=0,
-    validate_every=0,
-)
+SETTINGS = replace(SHORTEST, reading_steps=2, steps=(0, 0))
 
 
 COLOR_WORDS = list(COLORS)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from micro_language import MICRO, set_progress
+from micro_language import MICRO, SHORTEST, set_progress
 
 from pixelrefer_ros.errors import CheckpointError, ParameterError
 from pixelrefer_ros.training import language, loop, tracker
@@ -22,19 +22,8 @@ from pixelrefer_ros.training.world import SceneSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SETTINGS = LanguageSettings(
-    seed=1,
-    attribute_steps=1,
-    attribute_scenes=1,
-    frame_steps=0,
-    side_steps=0,
-    reading_steps=0,
-    infusion_steps=0,
-    steps=(0, 0),
-    scenes=1,
-    sizes=MICRO,
-    workers=0,
-    validate_every=0,
+SETTINGS = replace(
+    SHORTEST, seed=1, frame_steps=0, side_steps=0, reading_steps=0, infusion_steps=0, steps=(0, 0)
 )
 CALM = SceneSettings(frames=4, size=(320, 240), objects=(1, 2), occlusion="none")
 TRACKER = TrackerSettings(

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 import torch
-from micro_language import MICRO, SCENE, STAGE
+from micro_language import SCENE, SHORTEST, STAGE
 
 from pixelrefer_ros.errors import ParameterError
 from pixelrefer_ros.model import PixelReferLite
@@ -23,7 +24,6 @@ from pixelrefer_ros.training.checkpoints import (
 from pixelrefer_ros.training.data import make_batch
 from pixelrefer_ros.training.language import (
     TRAINING,
-    LanguageSettings,
     Learner,
     Rates,
     losses,
@@ -165,26 +165,7 @@ def test_muon_steps_the_matrices_of_hidden_layers_alone(micro_folder):
 
 
 def test_two_stages_leave_a_checkpoint_that_answers(tmp_path):
-    settings = LanguageSettings(
-        seed=1,
-        attribute_steps=1,
-        attribute_scenes=1,
-        frame_steps=1,
-        side_steps=1,
-        infusion_steps=1,
-        led_steps=2,
-        infusion_scenes=1,
-        infusion_batches=2,
-        frame_scenes=1,
-        reading_steps=1,
-        reading_scenes=(1, 1),
-        steps=(2, 1),
-        scenes=1,
-        sizes=MICRO,
-        workers=0,
-        log_every=1,
-        validate_every=0,
-    )
+    settings = replace(SHORTEST, seed=1, steps=(2, 1), log_every=1)
     assert train_language(tmp_path, settings)
     model = PixelReferLite.from_pretrained(tmp_path)
     example: Example = next(scene_examples(scene_seeds("val", 0, 1)[0], 1, settings=SCENE))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from micro_language import MICRO
+from micro_language import MICRO, SHORTEST
 from safetensors.torch import load_file
 
 from pixelrefer_ros.model import PixelReferNetwork
@@ -24,16 +24,7 @@ from pixelrefer_ros.training.processes import run_together
 from pixelrefer_ros.training.readings import Readings
 from pixelrefer_ros.training.seen_once import SeenOnce
 
-SETTINGS = LanguageSettings(
-    infusion_steps=1,
-    led_steps=2,
-    infusion_scenes=1,
-    reading_scenes=(1, 0),
-    infusion_batches=4,
-    sizes=MICRO,
-    workers=0,
-    validate_every=0,
-)
+SETTINGS = replace(SHORTEST, reading_scenes=(1, 0), infusion_batches=4)
 AT_ONCE = replace(SETTINGS, minutes=1e-9)
 """Time is up when a call begins."""
 

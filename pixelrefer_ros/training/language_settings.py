@@ -3,25 +3,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pixelrefer_ros.training.checkpoints import Sizes
-from pixelrefer_ros.training.loop import Pace, deadline_in
-from pixelrefer_ros.training.processes import own_seed
 from pixelrefer_ros.training.rates import FROM_NOTHING, Rates
+from pixelrefer_ros.training.run_settings import RunSettings
 
 RECIPE = "recipe.json"
 TRAINING = "training"
 """Subfolder of the log and the state."""
 
 
-@dataclass(frozen=True, slots=True)
-class LanguageSettings:
-    """One training run.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguageSettings(RunSettings):
+    """One training run; its seed is that of the tokenizer's text, too.
 
     Attributes:
-        seed: of the weights, the tokenizer's text and the scenes.
         attribute_steps: of the stage before both, in which the vision encoder of a new model learns to see
             the world's objects (see `teach_attributes`); 0 leaves it out.
         attribute_scenes: per step of that stage.
@@ -49,29 +47,16 @@ class LanguageSettings:
         surroundings: share of their pictures that teaches the vision encoder, if it learns; see
             `WorldBatches`.
         rates: of each stage.
-        weight_decay: of matrices.
         sizes: of a new model.
         data: files of the user's records, one for all stages or one each, see `read_records`; empty: the
             shapes world.
         media: the folder of their pictures and videos.
         questions: per step, of records.
         most_broken: share of the records that may be left out.
-        start_from: a checkpoint to go on from, instead of random weights.
         lora_rank: 0 trains the language model itself; otherwise low-rank updates of it, merged at the end.
             The object encoder is trained in full either way.
-        workers: processes that draw scenes.
-        device: "cpu" or "cuda".
-        bf16: compute in bfloat16 where that is safe; weights stay float32.
-        log_every: steps between lines of the log.
-        save_every: steps between saved states.
-        validate_every: steps between validations, after which the best weights so far are kept; 0: never.
-        minutes: stop each call after so many, to go on later; 0 never does.
-        deadline: when this call stops, see `Pace`; None: `minutes` after each stage begins. See `begun`.
-        processes: that train together, each shown as much in a step as is said above; see `run_together`.
-        process: the number of this one.
     """
 
-    seed: int = 0
     attribute_steps: int = 1100
     attribute_scenes: int = 5
     frame_steps: int = 600
@@ -91,42 +76,9 @@ class LanguageSettings:
     shown: int = 3
     surroundings: float = 0.2
     rates: tuple[Rates, Rates] = FROM_NOTHING
-    weight_decay: float = 0.05
     sizes: Sizes = field(default_factory=Sizes)
     data: tuple[Path, ...] = ()
     media: Path | None = None
     questions: int = 16
     most_broken: float = 0.05
-    start_from: Path | None = None
     lora_rank: int = 0
-    workers: int = 2
-    device: str = "cpu"
-    bf16: bool = False
-    log_every: int = 20
-    save_every: int = 500
-    validate_every: int = 500
-    minutes: float = 0.0
-    deadline: float | None = None
-    processes: int = 1
-    process: int = 0
-
-    @property
-    def shown_by(self) -> int:
-        """The seed of what this process is shown; weights begin by `seed` in all of them."""
-        return own_seed(self.seed, self.process)
-
-    def begun(self) -> LanguageSettings:
-        """The same for a call that begins now: its minutes are those of all its stages together."""
-        return replace(self, deadline=deadline_in(self.minutes))
-
-    def pace(self, steps: int, *, flat: float = 0.0, schedule: float = 1.0) -> Pace:
-        """Of a stage of so many steps, see `Pace`."""
-        return Pace(
-            steps,
-            self.log_every,
-            self.save_every,
-            deadline_in(self.minutes) if self.deadline is None else self.deadline,
-            self.validate_every,
-            flat,
-            schedule,
-        )

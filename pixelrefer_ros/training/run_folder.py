@@ -16,8 +16,7 @@ from pixelrefer_ros.training.language_settings import RECIPE, TRAINING
 from pixelrefer_ros.training.loop import PROGRESS, read_progress
 
 if TYPE_CHECKING:
-    from pixelrefer_ros.training.language_settings import LanguageSettings
-    from pixelrefer_ros.training.tracker_settings import TrackerSettings
+    from pixelrefer_ros.training.run_settings import RunSettings
 
 OPTIONS = {
     "seed": "--seed",
@@ -51,7 +50,7 @@ Stages = Mapping[str, tuple[str, int]]
 """By the names of a run's stages, in order: the setting that holds its steps (``steps.0``), and how many."""
 
 
-def plain(settings: LanguageSettings | TrackerSettings, *left_out: str) -> dict[str, Any]:
+def plain(settings: RunSettings, *left_out: str) -> dict[str, Any]:
     """Settings as a recipe holds them: without those of a single call.
 
     Args:

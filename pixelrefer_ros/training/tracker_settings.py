@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
-from pixelrefer_ros.training.loop import Pace, deadline_in
-from pixelrefer_ros.training.processes import own_seed
+from pixelrefer_ros.training.run_settings import RunSettings
 from pixelrefer_ros.training.world import Occlusion, SceneSettings
 
 
@@ -106,64 +104,27 @@ larger: objects of the shapes world are small, and resolution bounds J. At 128 p
 cells; the truth itself, averaged over these and enlarged, has a J of 0.73, over 64 x 64 cells of 0.90."""
 
 
-@dataclass(frozen=True, slots=True)
-class TrackerSettings:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackerSettings(RunSettings):
     """One training run.
 
     Attributes:
-        seed: of the weights and the scenes.
         stages: in their order.
         steps: of each stage; 0 leaves the stage out.
         scenes: per step in every stage; None: as many as each stage says.
-        weight_decay: of matrices.
         image_size: side of the model's input, px, a multiple of 32.
         width: C, a multiple of 64, at least 128.
         slots: memories of an object, the prompt's included; pointers likewise.
-        start_from: a checkpoint to go on from, instead of random weights.
-        workers: processes that draw clips.
-        device: "cpu" or "cuda".
-        bf16: compute in bfloat16 where that is safe; weights stay float32.
-        log_every: steps between lines of the log.
-        save_every: steps between saved states.
-        validate_every: steps between validations, after which the best weights so far are kept; 0: never.
         validated_pictures: scenes whose prompted frame a validation scores.
         validated_clips: scenes that a validation follows, in each kind of clip.
-        minutes, deadline: stop each call after so many, to go on later; see `LanguageSettings`.
-        processes, process: see `LanguageSettings`.
     """
 
-    seed: int = 0
     stages: tuple[TrackerStage, ...] = STAGES
     steps: tuple[int, ...] = (1000, 1500, 1500, 1500, 1200)
     scenes: int | None = None
-    weight_decay: float = 0.05
     image_size: int = 320
     width: int = 128
     slots: int = 4
-    start_from: Path | None = None
-    workers: int = 2
-    device: str = "cpu"
-    bf16: bool = False
-    log_every: int = 20
     save_every: int = 200
-    validate_every: int = 500
     validated_pictures: int = 40
     validated_clips: int = 4
-    minutes: float = 0.0
-    deadline: float | None = None
-    processes: int = 1
-    process: int = 0
-
-    @property
-    def shown_by(self) -> int:
-        """The seed of what this process is shown."""
-        return own_seed(self.seed, self.process)
-
-    def begun(self) -> TrackerSettings:
-        """The same for a call that begins now: its minutes are those of all its stages together."""
-        return replace(self, deadline=deadline_in(self.minutes))
-
-    def pace(self, steps: int) -> Pace:
-        """Of a stage of so many steps, see `Pace`."""
-        until = deadline_in(self.minutes) if self.deadline is None else self.deadline
-        return Pace(steps, self.log_every, self.save_every, until, self.validate_every)
