@@ -11,7 +11,6 @@ ratios are medians of the ratios within a turn::
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -37,7 +36,7 @@ from mid_size import (  # noqa: E402
     exported,
     random_network,
 )
-from sections import write_section  # noqa: E402
+from sections import print_and_write, write_section  # noqa: E402
 
 from pixelrefer_ros.model import RegionNetwork  # noqa: E402
 
@@ -186,11 +185,7 @@ def main() -> None:
         "units": STAGES,
         "backends": backends,
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text + "\n", encoding="utf-8")
+    print_and_write(result, args.out)
     if args.page:
         write_section(args.page, page(result))
 

@@ -11,7 +11,6 @@ meets both::
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import time
@@ -21,7 +20,7 @@ from typing import Any
 import torch
 from backends import surroundings
 from mid_size import EXPORTS, LANGUAGE, MASK_NUM, QUESTION, exported, random_network
-from sections import write_section
+from sections import print_and_write, write_section
 
 from pixelrefer_ros.model import RegionNetwork
 from pixelrefer_ros.runtime import GREEDY, AnswerRequest, StreamingDetokeniser, decode_together
@@ -135,11 +134,7 @@ def main() -> None:
         "tokens": args.tokens,
         "rows": rows,
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text + "\n", encoding="utf-8")
+    print_and_write(result, args.out)
     if args.page:
         write_section(args.page, page(result))
 

@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sections import write_section
+from sections import print_and_write, write_section
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -271,9 +271,7 @@ def main() -> int:
         "goals": {size: GOALS[size] for size in sizes},
         "runs": runs,
     }
-    print(json.dumps(result, indent=2))
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print_and_write(result, options.out)
     if options.docs:
         write_section(ROOT / "docs" / "benchmarks.md", section(result))
     met = all(run[name] <= goal for size in sizes for run in runs[size] for name, goal in GOALS[size].items())

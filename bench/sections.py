@@ -1,10 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page of benchmarks: each benchmark writes a section of its own, between its marks."""
+"""Results as JSON, and the page of benchmarks: each writes a section of its own there, between its marks."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
+
+
+def print_and_write(result: dict[str, Any], path: Path | None) -> None:
+    """Prints a result as JSON, and writes it to a file where one is named."""
+    text = json.dumps(result, indent=2)
+    print(text)
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n", encoding="utf-8")
 
 
 def write_section(path: Path, section: str) -> None:

@@ -27,6 +27,7 @@ import onnxruntime  # noqa: E402
 import torch  # noqa: E402
 from machine import commit  # noqa: E402
 from pixelrefer_ros.export import export_tracker  # noqa: E402
+from sections import print_and_write  # noqa: E402
 from tracking_scene import moving_frames  # noqa: E402
 from transformers import Sam2VideoModel  # noqa: E402
 
@@ -120,11 +121,7 @@ def main() -> None:
         "image_size": args.image_size,
         "results": results,
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text + "\n")
+    print_and_write(result, args.out)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ time per frame::
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import resource
@@ -26,6 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "test")]
 
 import torch  # noqa: E402
 from machine import commit  # noqa: E402
+from sections import print_and_write  # noqa: E402
 from tracking_scene import moving_frames  # noqa: E402
 
 from pixelrefer_ros.tracking import StreamTracker  # noqa: E402
@@ -33,6 +33,7 @@ from pixelrefer_ros.tracking.tiny import tiny_sam2  # noqa: E402
 from pixelrefer_ros.types import Box, Region  # noqa: E402
 
 PERIOD_NS = 33_333_333
+FEWEST = 20
 SAMPLES = 20
 
 
@@ -82,6 +83,8 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    if args.frames < FEWEST:
+        parser.error(f"--frames {args.frames}: two tenths of them are compared, so {FEWEST} are needed")
     given = f"--frames {args.frames} --image-size {args.image_size}"
     result = {
         "command": f"python bench/tracking_memory.py {given}",
@@ -90,11 +93,7 @@ def main() -> None:
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         **measure(args.frames, args.image_size),
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text + "\n")
+    print_and_write(result, args.out)
 
 
 if __name__ == "__main__":
