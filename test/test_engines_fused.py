@@ -7,7 +7,8 @@ import re
 
 import engine_graphs
 import pytest
-from fake_tensorrt import FakeTensorRT, Severity
+from fake_tensorrt import FakeTensorRT
+from fake_tensorrt_values import Severity
 from pixelrefer_ros.engines import BuildOptions, build_engine
 
 from pixelrefer_ros.errors import BackendError

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import engine_graphs
 import pytest
 import torch
-from fake_tensorrt import FakeTensorRT, HostStream, TensorLocation
+from fake_tensorrt import FakeTensorRT, HostStream
+from fake_tensorrt_values import TensorLocation
 from pixelrefer_ros.engines import BuildOptions, build_engine
 
 from pixelrefer_ros.errors import BackendError
