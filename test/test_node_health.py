@@ -13,10 +13,9 @@ from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
 from pixelrefer_ros.ros.health import Health  # noqa: E402
 
 
-def judged(health, *, image=0.1, read=0.1, tracked=0, failed=0):
-    return health.judge(
-        image_age_s=image, frame_age_s=read, stats={"frames_tracked": tracked, "frames_failed": failed}
-    )
+def judged(health, *, image=0.1, read=0.1, tracked=0, failed=0, at_one=0.0):
+    stats = {"frames_tracked": tracked, "frames_failed": failed, "tracking_for_s": at_one}
+    return health.judge(image_age_s=image, frame_age_s=read, stats=stats)
 
 
 @pytest.mark.parametrize(
@@ -27,6 +26,8 @@ def judged(health, *, image=0.1, read=0.1, tracked=0, failed=0):
         ({"image": 3.0, "read": 3.0}, DiagnosticStatus.WARN, "no image arrives"),
         ({"read": float("inf")}, DiagnosticStatus.ERROR, "none can be read"),
         ({"failed": 1}, DiagnosticStatus.ERROR, "none can be tracked"),
+        ({"at_one": 20.0}, DiagnosticStatus.OK, "working"),
+        ({"at_one": 31.0}, DiagnosticStatus.ERROR, "at one image for 31 s: it hangs"),
     ],
 )
 def test_the_level_says_what_is_wrong(seen, level, said):

@@ -50,6 +50,15 @@ def perception(language, tracker):
     return Perception(language, tracker, PerceptionSettings(max_objects=3, history_frames=8))
 
 
+def seen_in(perception, frames):
+    """An object that so many frames show."""
+    perception.observe(frame(0))
+    object_id = perception.add_region(box_region())
+    for index in range(1, frames):
+        perception.observe(frame(index))
+    return object_id
+
+
 def test_core_and_perception_import_without_ros_or_torch():
     code = (
         "import sys; sys.modules['rclpy'] = None; sys.modules['rosidl_parser'] = None;"
@@ -258,6 +267,13 @@ def test_a_region_that_points_at_nothing_is_refused_at_once(perception, region, 
     assert perception.observe(frame(1)).objects == ()
 
 
+def test_a_question_that_nobody_wants_any_more_is_looked_at_no_further(perception, language):
+    object_id = seen_in(perception, frames=4)
+    answer = perception.answer(question(object_id, frames=4), cancelled=lambda: language.calls["object"] == 2)
+    assert answer.status is AnswerStatus.CANCELLED
+    assert language.calls == {"global": 2, "object": 2}
+
+
 def test_a_region_only_the_tracker_can_refuse_is_explained_to_who_asks(perception):
     perception.observe(frame(0))
     points = Region(points=np.array([[10, 30]], np.float32), point_labels=np.array([1], np.int32))
@@ -268,7 +284,11 @@ def test_a_region_only_the_tracker_can_refuse_is_explained_to_who_asks(perceptio
     assert [o.track.object_id for o in perception.observe(frame(1)).objects] == [good]
     answer = perception.answer(question(object_id))
     assert answer.status is AnswerStatus.EMPTY_REGION and answer.error
-    assert [(i, str(error)) for i, error in refused] == [(object_id, answer.error)]
+    ((refused_id, error),) = refused
+    assert refused_id == object_id
+    assert answer.error == (
+        f"{error}; object {object_id} never began: give its region as that of a new one (object_id 0)"
+    )
 
 
 def test_a_refusal_keeps_no_picture_and_is_told_anew_to_everyone_who_asks(perception):

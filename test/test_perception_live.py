@@ -6,12 +6,13 @@ from __future__ import annotations
 import threading
 import time
 
+import numpy as np
 import pytest
 from perception_parts import CountingLanguage, box_region, frame, long_question, question, until
 
 from pixelrefer_ros.perception import LivePerception, Perception, PerceptionSettings
 from pixelrefer_ros.tracking import StaticTracker
-from pixelrefer_ros.types import AnswerStatus
+from pixelrefer_ros.types import AnswerStatus, Region
 
 
 class Gate(StaticTracker):
@@ -31,7 +32,7 @@ class Gate(StaticTracker):
 
 class Heard:
     def __init__(self):
-        self.scenes, self.answers, self.errors = [], [], []
+        self.scenes, self.answers, self.refusals, self.errors = [], [], [], []
 
 
 @pytest.fixture
@@ -52,7 +53,11 @@ def start(tiny_model_folder, tracker, heard):
         language = CountingLanguage(tiny_model_folder)
         core = Perception(language, tracker, PerceptionSettings(**settings))
         live = LivePerception(
-            core, on_scene=heard.scenes.append, on_answer=heard.answers.append, on_error=heard.errors.append
+            core,
+            on_scene=heard.scenes.append,
+            on_answer=heard.answers.append,
+            on_refused=heard.refusals.append,
+            on_error=heard.errors.append,
         )
         live.start()
         running.append(live)
@@ -186,6 +191,28 @@ def test_stop_cancels_what_runs_and_what_waits(start, heard):
     assert live.ask(question(object_id)).wait(0).status is AnswerStatus.CANCELLED
 
 
+def test_a_question_whose_network_hangs_is_answered_when_the_worker_is_left_behind(start, heard):
+    live = start()
+    see(live, heard)
+    object_id = live.perception.add_region(box_region())
+    language, entered, go_on = live.perception._model, threading.Event(), threading.Event()
+    encode = language.encode_global
+
+    def hanging(rgb):
+        entered.set()
+        assert go_on.wait(20)
+        return encode(rgb)
+
+    language.encode_global = hanging
+    ticket = live.ask(question(object_id))
+    assert entered.wait(20)
+    assert not live.stop(0.05), "it still computes"
+    assert ticket.wait(0).status is AnswerStatus.CANCELLED
+    go_on.set()
+    assert live.stop(10)
+    assert heard.answers == [ticket.wait(0)], "and only once"
+
+
 def test_a_new_object_is_described_unasked_and_questions_go_first(start, heard):
     live = start(describe_question="Describe <region>.", max_tokens=4)
     see(live, heard)
@@ -222,6 +249,36 @@ def test_a_frame_that_is_tracked_after_the_stop_is_told_to_nobody(start, heard, 
     tracker.open.set()
     assert live.stop(10)
     assert len(heard.scenes) == 1
+
+
+def test_a_region_that_cannot_be_taken_in_is_told_apart_from_faults(start, heard):
+    live = start()
+    see(live, heard)
+    clicks = Region(points=np.array([[10, 10]], np.float32), point_labels=np.array([1], np.int32))
+    object_id = live.perception.add_region(clicks)
+    see(live, heard, 1)
+    assert f"object {object_id} was refused: " in heard.refusals[0] and "points need" in heard.refusals[0]
+    assert not heard.errors
+
+
+def test_how_long_the_tracker_has_been_at_a_frame_is_known(start, heard, tracker):
+    live = start()
+    begin_to_track(live, tracker, frame(0))
+    until(lambda: live.stats()["tracking_for_s"] > 0.05)
+    tracker.open.set()
+    until(lambda: live.stats()["tracking_for_s"] == 0)
+
+
+def test_a_fault_that_comes_at_every_frame_leaves_one_trace(start, heard, tracker, monkeypatch, caplog):
+    def broken(_frame):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(tracker, "track", broken)
+    live = start()
+    for index in range(4):
+        live.submit_frame(frame(index))
+        until(lambda count=index + 1: len(heard.errors) == count)
+    assert sum(record.exc_info is not None for record in caplog.records) == 1
 
 
 def test_a_failing_frame_or_listener_is_reported_and_ends_nothing(start, heard, tracker, monkeypatch):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pixelrefer_ros.errors import NoFrame
-from pixelrefer_ros.perception.memory import FrameMemory, RememberedMask, spread
+from pixelrefer_ros.perception.memory import NEAR_NS, FrameMemory, RememberedMask, spread
 from pixelrefer_ros.types import NANOSECONDS, Box, Frame, Track, TrackState
 
 PIXELS = np.zeros((8, 8, 3), np.uint8)
@@ -101,6 +101,14 @@ def test_the_nearest_frame_within_the_interval_is_found():
     memory = remember([100, 200, 300], interval_s=4e-8)
     assert memory.at(190).frame.stamp_ns == 200
     assert memory.at(0).frame.stamp_ns == memory.at(330).frame.stamp_ns == 300
+
+
+def test_however_far_apart_frames_are_remembered_one_of_another_time_is_not_drawn_on():
+    memory = remember([10 * NANOSECONDS, 20 * NANOSECONDS, 30 * NANOSECONDS], interval_s=10.0)
+    assert memory.at(20 * NANOSECONDS + NEAR_NS).frame.stamp_ns == 20 * NANOSECONDS
+    for stamp in (22 * NANOSECONDS, 35 * NANOSECONDS):
+        with pytest.raises(NoFrame):
+            memory.at(stamp)
 
 
 @pytest.mark.parametrize(

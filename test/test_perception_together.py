@@ -63,7 +63,13 @@ def start(language):
     def run(**settings):
         core = Perception(language, StaticTracker(), PerceptionSettings(**settings))
         answers = []
-        live = LivePerception(core, on_scene=lambda _: None, on_answer=answers.append, on_error=pytest.fail)
+        live = LivePerception(
+            core,
+            on_scene=lambda _: None,
+            on_answer=answers.append,
+            on_refused=pytest.fail,
+            on_error=pytest.fail,
+        )
         core.observe(frame(0))
         objects = [live.perception.add_region(box_region(x)) for x in (8, 40)]
         core.apply_regions()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pixelrefer_ros.errors import PixelReferError
-from pixelrefer_ros.perception.looking import RegionLanguage, View, encode_views
+from pixelrefer_ros.perception.looking import Cancelled, RegionLanguage, View, encode_views
 from pixelrefer_ros.perception.settings import PerceptionSettings
 from pixelrefer_ros.runtime import never
 from pixelrefer_ros.types import Answer, AnswerStatus, Question
@@ -38,7 +38,7 @@ class Asked:
         question: what is asked.
         on_answer: told the answer as soon as it has ended.
         on_text: told the text so far, and the tokens so far, whenever there is more of it.
-        cancelled: looked at before every token.
+        cancelled: looked at before every view of an object, and every token.
         accepted_s: when it was asked, on the steady clock.
     """
 
@@ -75,6 +75,7 @@ class AnswerInProgress:
 
         Raises:
             PixelReferError: the model refuses the question.
+            Cancelled: ``cancelled`` said so.
         """
         from pixelrefer_ros.model import Sampling  # torch loads slowly; who only tracks does without
 
@@ -85,7 +86,7 @@ class AnswerInProgress:
         )
         return language.request(
             self.question.text,
-            encode_views(language, self.views),
+            encode_views(language, self.views, cancelled),
             max_new_tokens=self.question.max_tokens or settings.max_tokens,
             sampling=sampling,
             cancelled=cancelled,
@@ -190,10 +191,10 @@ class AnswersTogether:
             progress = AnswerInProgress(asked.question, asked.accepted_s, model_name(self._language))
             try:
                 progress.views = self._views(asked.question)
-                if asked.cancelled():
-                    asked.on_answer(progress.finished(AnswerStatus.CANCELLED))
-                    continue
                 request = progress.request(self._language, self._settings(), asked.cancelled)
+            except Cancelled:
+                asked.on_answer(progress.finished(AnswerStatus.CANCELLED))
+                continue
             except Exception as error:
                 asked.on_answer(progress.failed(error))
                 continue

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -28,8 +29,8 @@ _RATE_SLACK = 0.9
 class LivePerception:
     """Runs a `Perception` beside a camera.
 
-    Callbacks run on the worker threads (a refused question's on the caller's); an exception in one is told to
-    ``on_error`` and ends nothing.
+    Callbacks run on the worker threads (a refused question's on the caller's, and on that of `stop` those of
+    answers it did not wait for); an exception in one is told to ``on_error`` and ends nothing.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class LivePerception:
         *,
         on_scene: Callable[[Scene], None],
         on_answer: Callable[[Answer], None],
+        on_refused: Callable[[str], None],
         on_error: Callable[[str], None],
     ) -> None:
         """Prepare; `start` starts.
@@ -46,22 +48,25 @@ class LivePerception:
             perception: the job; from now on its frames and questions come through this object only.
             on_scene: told every tracked frame.
             on_answer: told every answer, whoever asked.
-            on_error: told, in one line, what went wrong that no answer tells.
+            on_refused: told, in one line, of a region that was accepted and could not be taken in.
+            on_error: told, in one line, what else went wrong that no answer tells.
         """
         self._perception = perception
         self._on_scene, self._on_answer, self._on_error = on_scene, on_answer, on_error
         self._stats = Statistics()
-        perception.on_refused = lambda object_id, error: on_error(
+        perception.on_refused = lambda object_id, error: on_refused(
             f"a region of object {object_id} was refused: {error}"
         )
         self._wake_tracking = threading.Condition()
         self._frame: Frame | None = None
         self._last_tracked: tuple[int, float] | None = None  # its stamp, ns; when, on the steady clock, s
+        self._tracking_since: float | None = None  # the frame in work, on the steady clock, s
         self._wake_language = threading.Condition()
         self._questions: deque[Ticket] = deque()
         self._answering: set[Ticket] = set()
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._traced: set[tuple[type[Exception], str, int | None]] = set()
 
     @property
     def perception(self) -> Perception:
@@ -78,6 +83,8 @@ class LivePerception:
     def stop(self, timeout_s: float = 2.0) -> bool:
         """Cancel what runs and what waits, and end the workers.
 
+        Every question has its answer when this returns, even if a worker hangs.
+
         Returns:
             Whether both ended within ``timeout_s``.
         """
@@ -92,6 +99,10 @@ class LivePerception:
         deadline = time.monotonic() + timeout_s
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+        with self._wake_language:
+            abandoned = tuple(self._answering)
+        for ticket in abandoned:
+            self._end_unanswered(ticket, AnswerStatus.CANCELLED)
         return not any(thread.is_alive() for thread in self._threads)
 
     def submit_frame(self, frame: Frame) -> None:
@@ -139,10 +150,14 @@ class LivePerception:
         return ticket
 
     def stats(self) -> dict[str, Any]:
-        """Counters since the start, and the newest durations of every stage in seconds, for diagnostics."""
+        """For diagnostics: counters since the start, and the newest durations of every stage, s.
+
+        ``tracking_for_s`` is how long the frame in work has been tracked, 0 where none is.
+        """
         counters, stages = self._stats.snapshot()
         with self._wake_language:
             waiting = len(self._questions)
+        since = self._tracking_since
         names = (
             "frames_in",
             "frames_tracked",
@@ -154,6 +169,7 @@ class LivePerception:
         )
         return {name: counters.get(name, 0) for name in names} | {
             "questions_waiting": waiting,
+            "tracking_for_s": 0.0 if since is None else time.monotonic() - since,
             "stages": stages,
         }
 
@@ -167,6 +183,7 @@ class LivePerception:
             if self._is_too_soon(frame):
                 self._stats.count("frames_skipped")
                 continue
+            self._tracking_since = time.monotonic()
             try:
                 with self._stats.timed("track"):
                     scene = self._perception.observe(frame)
@@ -174,6 +191,8 @@ class LivePerception:
                 self._stats.count("frames_failed")
                 self._report(f"frame at {frame.stamp_ns} ns was not tracked", error)
                 continue
+            finally:
+                self._tracking_since = None
             if self._stopping.is_set():
                 return  # told to nobody: whoever stopped this may have waited no longer
             self._last_tracked = frame.stamp_ns, time.monotonic()
@@ -217,7 +236,7 @@ class LivePerception:
             self._answering.add(ticket)
 
         def on_text(text: str, tokens: int) -> None:
-            if ticket.on_text is not None:
+            if ticket.on_text is not None and not ticket.done:
                 self._tell(ticket.on_text, text, tokens)
 
         def on_answer(answer: Answer) -> None:
@@ -266,5 +285,10 @@ class LivePerception:
 
     def _report(self, what: str, error: Exception) -> None:
         self._stats.count("errors")
-        _log.error("%s", what, exc_info=error)
+        # What fails at every frame would fill the disk with traces: each fault leaves one.
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        fault = type(error), place.filename, place.lineno
+        if fault not in self._traced:
+            self._traced.add(fault)
+            _log.error("%s", what, exc_info=error)
         self._on_error(f"{what}: {type(error).__name__}: {error}")

@@ -15,6 +15,7 @@ from pixelrefer_ros.perception.memory import (
     spread,
 )
 from pixelrefer_ros.perception.settings import MAX_ANSWER_TOKENS, PerceptionSettings
+from pixelrefer_ros.runtime import never
 from pixelrefer_ros.types import (
     MAX_OBJECTS_PER_QUESTION,
     NANOSECONDS,
@@ -67,6 +68,10 @@ class RegionLanguage(Protocol):
         self, waiting: Callable[[], AnswerRequest | None], *, max_batch: int
     ) -> Iterator[tuple[AnswerRequest, GeneratedToken]]:
         """Answers to what waits, several at once, token by token."""
+
+
+class Cancelled(Exception):
+    """Nobody wants the tokens any more."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -136,14 +141,24 @@ def choose_views(question: Question, memory: FrameMemory) -> list[list[View]]:
     return views
 
 
-def encode_views(language: RegionLanguage, views: list[list[View]]) -> list[list[TimedTokens]]:
+def encode_views(
+    language: RegionLanguage, views: list[list[View]], cancelled: Callable[[], bool] = never
+) -> list[list[TimedTokens]]:
     """The object tokens of every view: a frame's global features once, an object's tokens in it once.
 
     What is computed stays with the remembered frame and mask, for the next question.
 
+    Args:
+        language: the model.
+        views: of each object.
+        cancelled: looked at before every view.
+
     Returns:
         Per object its tokens in time order. With one frame for every object the times are None (an image);
         otherwise they count in seconds from the earliest frame looked at (paper, Sec. 4.3, videos).
+
+    Raises:
+        Cancelled: ``cancelled`` said so.
     """
     from pixelrefer_ros.model import TimedTokens  # torch loads slowly; who only tracks does without
 
@@ -152,7 +167,7 @@ def encode_views(language: RegionLanguage, views: list[list[View]]) -> list[list
     return [
         [
             TimedTokens(
-                _tokens(language, view),
+                _tokens(language, view, cancelled),
                 (view.seen.frame.stamp_ns - start_ns) / NANOSECONDS if moving else None,
             )
             for view in of_object
@@ -161,7 +176,9 @@ def encode_views(language: RegionLanguage, views: list[list[View]]) -> list[list
     ]
 
 
-def _tokens(language: RegionLanguage, view: View) -> ObjectTokens:
+def _tokens(language: RegionLanguage, view: View, cancelled: Callable[[], bool]) -> ObjectTokens:
+    if cancelled():
+        raise Cancelled
     seen, mask = view.seen, view.mask
     if seen.global_features is None:
         seen.global_features = language.encode_global(seen.frame.rgb)

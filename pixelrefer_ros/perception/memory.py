@@ -20,6 +20,9 @@ SET_BACK_NS = NANOSECONDS
 """A stamp further than this behind the newest one is of a clock that was set back, or of a bag that starts
 over. One that is nearer is of an image that came twice or late, or of a clock that was corrected a little."""
 
+NEAR_NS = NANOSECONDS // 4
+"""A region that was drawn on a picture further away than this would show something else in this one."""
+
 
 @dataclass(eq=False, slots=True)
 class RememberedMask:
@@ -131,8 +134,9 @@ class FrameMemory:
         """The remembered frame nearest to a stamp; that which arrived last, if it has the stamp or that is 0.
 
         Raises:
-            NoFrame: none has arrived, or none is within the interval at which frames are remembered. The
-                text says whether the stamp is too old, too new, or of a frame that was not tracked.
+            NoFrame: none has arrived, or none is within the interval at which frames are remembered and
+                `NEAR_NS`. The text says whether the stamp is too old, too new, or of a frame that was not
+                tracked.
         """
         if self._arrived is None:
             raise NoFrame("no image has arrived yet: check the image topic, its QoS and image_transport")
@@ -144,7 +148,7 @@ class FrameMemory:
                 f"the first image, of {self._arrived.frame.stamp_ns} ns, is still being tracked, and none is "
                 f"of {stamp_ns} ns: leave the region's stamp zero for the newest"
             )
-        if abs(nearest.frame.stamp_ns - stamp_ns) > self._interval_ns:
+        if abs(nearest.frame.stamp_ns - stamp_ns) > min(self._interval_ns, NEAR_NS):
             raise NoFrame(f"no image is remembered near stamp {stamp_ns} ns: {self._instead_of(stamp_ns)}")
         return nearest
 

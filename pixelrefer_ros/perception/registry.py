@@ -194,7 +194,8 @@ class ObjectRegistry:
         """Forget an object whose region the tracker refused; `get` will say why."""
         self._records.pop(object_id, None)
         # Not the error itself: its traceback would keep the picture that the region was drawn on.
-        self._refused[object_id] = type(error), str(error)
+        text = f"{error}; object {object_id} never began: give its region as that of a new one (object_id 0)"
+        self._refused[object_id] = type(error), text
         while len(self._refused) > _REMEMBERED_REFUSALS:
             self._refused.popitem(last=False)
 

@@ -26,6 +26,7 @@ class Ticket:
         self.accepted_s = time.monotonic()
         self._on_answer, self._withdraw = on_answer, withdraw
         self._cancelled = threading.Event()
+        self._finish = threading.Lock()
         self._done = threading.Event()
         self._answer: Answer | None = None
 
@@ -44,9 +45,17 @@ class Ticket:
         self._done.wait(timeout_s)
         return self._answer
 
+    @property
+    def done(self) -> bool:
+        """Whether it has its answer."""
+        return self._answer is not None
+
     def finish(self, answer: Answer) -> None:
-        """Hand over the answer."""
-        self._answer = answer
+        """Hand over the answer; one that comes later still is dropped."""
+        with self._finish:
+            if self._answer is not None:
+                return
+            self._answer = answer
         try:
             self._on_answer(answer)
         finally:

@@ -128,6 +128,9 @@ class PixelReferClient:
     def add_region(self, region: Region, *, timeout_s: float = 10.0) -> int:
         """Start an object, or correct one.
 
+        Only a correction that names its picture by a stamp is sent again when no reply comes: without a stamp
+        it would be of another picture then.
+
         Returns:
             The object's id.
 
@@ -136,7 +139,8 @@ class PixelReferClient:
             TimeoutError: no reply came; the region may have been taken all the same.
         """
         request = AddRegion.Request(region=conversions.region_to_msg(region))
-        response = self._call("add_region", request, timeout_s, retry=region.object_id != 0)
+        harmless = region.object_id != 0 and region.stamp_ns != 0
+        response = self._call("add_region", request, timeout_s, retry=harmless)
         _raise_refusal(response.status, response.error)
         return int(response.object_id)
 

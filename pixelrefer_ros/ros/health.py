@@ -9,6 +9,8 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticStatus
 
 _STALE_S = 2.0
+_STUCK_S = 30.0
+"""The first picture on a GPU takes seconds; one that takes so long will hardly ever be tracked."""
 
 
 class Health:
@@ -41,6 +43,9 @@ class Health:
             return DiagnosticStatus.ERROR, "images arrive and none can be read: the log says why"
         if failing:
             return DiagnosticStatus.ERROR, "images arrive and none can be tracked: the log says why"
+        if stats["tracking_for_s"] > _STUCK_S:
+            text = f"the tracker has been at one image for {stats['tracking_for_s']:.0f} s"
+            return DiagnosticStatus.ERROR, f"{text}: it hangs, or the device is much too slow for it"
         return DiagnosticStatus.OK, "working"
 
     def _fails(self, stats: Mapping[str, Any]) -> bool:

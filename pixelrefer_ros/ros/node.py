@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lifecycle_msgs.msg import State
@@ -101,11 +102,7 @@ class PixelReferNode(LifecycleNode):
 
     def stop(self) -> None:
         """Finalize the node from whatever state it is in; call it on the executor's thread."""
-        if self._state() in (
-            State.PRIMARY_STATE_UNCONFIGURED,
-            State.PRIMARY_STATE_INACTIVE,
-            State.PRIMARY_STATE_ACTIVE,
-        ):
+        if self._state() in _STATES_WITH_SHUTDOWN:
             self.trigger_shutdown()
 
     def destroy_node(self) -> None:
@@ -131,7 +128,11 @@ class PixelReferNode(LifecycleNode):
                 return _FAILURE
             perception.next_object_id = self._next_object_id  # no id is used again while the node lives
             self._work = SwitchedPerception(
-                perception, on_scene=self._show, on_answer=self._say, on_error=self._complain
+                perception,
+                on_scene=self._show,
+                on_answer=self._say,
+                on_refused=partial(self._log.warn, "region refused"),
+                on_error=partial(self._log.warn, "fault of a worker"),
             )
             self._action = AskAction(self)
         except Exception as error:  # a model folder can fail in ways of torch's own; the node must stay up
@@ -245,9 +246,6 @@ class PixelReferNode(LifecycleNode):
     def _say(self, answer: Answer) -> None:
         if (active := self._active) is not None:
             active.outputs.publish_answer(answer)
-
-    def _complain(self, text: str) -> None:
-        self._log.warn("fault of a worker", text)
 
     def _parameters_changed(self, parameters: Parameters) -> None:
         if self._work is not None:

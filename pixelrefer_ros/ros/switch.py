@@ -27,6 +27,7 @@ class SwitchedPerception:
         *,
         on_scene: Callable[[Scene], None],
         on_answer: Callable[[Answer], None],
+        on_refused: Callable[[str], None],
         on_error: Callable[[str], None],
     ) -> None:
         """Join perception and its listeners; as `LivePerception`. It is off until `switch_on`."""
@@ -34,6 +35,7 @@ class SwitchedPerception:
         self._listeners: dict[str, Any] = {
             "on_scene": on_scene,
             "on_answer": on_answer,
+            "on_refused": on_refused,
             "on_error": on_error,
         }
         self._on_answer = on_answer
