@@ -32,6 +32,7 @@ CONTEXT_LENGTH = 4096
 """Positions an exported decoder has by default, if the model has as many: about 100 looks at an object."""
 CONTEXT_PATCHES, GLOBAL_PATCHES = (CONTEXT_SIDE // PATCH) ** 2, (GLOBAL_SIDE // PATCH) ** 2
 MAX_OBJECTS, MAX_FRAMES, MAX_BATCH = 16, 16, 8
+_EXAMPLE_CONTEXT = 11  # what the decoder is traced with; a bound of positions must not be below it
 
 
 def plan_graphs(
@@ -120,7 +121,7 @@ def _plan_decoder(network: PixelReferNetwork, opset: int, context_length: int, p
             "embeddings": torch.randn(2, 3, language.hidden_size, dtype=dtype),
             "start": torch.tensor([2, 0]),
             "last": torch.tensor([2, 1]),
-            **{name: torch.zeros(2, heads, 11, head_width, dtype=dtype) for name in past},
+            **{name: torch.zeros(2, heads, _EXAMPLE_CONTEXT, head_width, dtype=dtype) for name in past},
         },
         shapes={
             "embeddings": {0: "B", 1: "S"},
@@ -172,7 +173,8 @@ def export_language(
         int8_vision: the vision encoder multiplies integers of 8 bits, for a CPU; the networks are in float32.
 
     Raises:
-        ParameterError: an unknown precision or opset, or two choices that do not go together.
+        ParameterError: an unknown precision or opset, too short a context, or two choices that do not go
+            together.
     """
     check_choices(precision, opset)
     if int8_vision and network.dtype != torch.float32:
@@ -180,8 +182,14 @@ def export_language(
             f"int8_vision is for a CPU, and the networks compute in {network.dtype}: export in fp32, or in "
             "int8 or int4 with activations in fp32"
         )
-    open_folder(out)
     context_length = min(context_length, network.config.language.max_position_embeddings)
+    least = max(_EXAMPLE_CONTEXT, network.config.mask_num) + 1
+    if context_length < least:
+        raise ParameterError(
+            f"a context of {context_length} positions is too short for an object's {network.config.mask_num} "
+            f"tokens and a question: give {least} or more, hundreds for questions of use (--context)"
+        )
+    open_folder(out)
     patch_budget = patch_budget or network.config.patch_budget
     graphs: dict[str, Graph] = {}
     settings: dict[str, Any] = {

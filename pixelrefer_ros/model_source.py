@@ -171,8 +171,8 @@ def build_missing_engines(
     """Build what `backend` needs to run the named models with TensorRT, if it may: for before loading.
 
     With `auto` or `tensorrt`, on a GPU for which TensorRT is installed, the engines of an exported folder
-    are built unless all are there. Where TensorRT cannot build them, `auto` runs something else; that is
-    told, and no error.
+    are built unless all are there and whole. Where TensorRT cannot build them, `auto` runs something else;
+    that is told, and no error.
 
     Args:
         parameters: the settings of the node.
@@ -193,7 +193,10 @@ def build_missing_engines(
     except BackendError:  # loading tells it, with what to do
         return
     for _, folder in _named_folders(parameters).values():
-        if folder is None or not why_not_tensorrt(folder, _engines(parameters, folder), parameters.device):
+        if folder is None:
+            continue
+        engines = _engines(parameters, folder)
+        if not why_not_tensorrt(folder, engines, parameters.device, read_plans=True):
             continue
         say(
             f"building the TensorRT engines of {folder}, which takes minutes, once "
@@ -201,10 +204,11 @@ def build_missing_engines(
         )
         try:
             _build(parameters, [folder], say, stopped)
-        except PixelReferError as error:
+        except Exception as error:  # TensorRT can fail in ways of its own
             if stopped() or parameters.backend == "tensorrt":
                 raise
-            say(f"the TensorRT engines of {folder} cannot be built: {error}")
+            reason = error if isinstance(error, PixelReferError) else f"{type(error).__name__}: {error}"
+            say(f"the TensorRT engines of {folder} cannot be built: {reason}")
 
 
 def _build(

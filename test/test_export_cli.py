@@ -92,6 +92,19 @@ def test_arguments_that_no_language_model_has_are_refused_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_context_that_no_question_fits_into_is_refused_and_leaves_what_was_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = write_tiny_checkpoint(tmp_path / "language", vision_layers=1, language_layers=1)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "manifest.json").write_text("{}", encoding="utf-8")
+    assert main(["export", str(checkpoint), "--out", str(out), "--context", "8"]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "a context of 8 positions is too short" in said and "--context" in said
+    assert (out / "manifest.json").exists()
+
+
 @pytest.mark.parametrize("where", ["itself", "exported"])
 def test_tracker_is_not_exported_over_itself_nor_twice(
     tracker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], where: str

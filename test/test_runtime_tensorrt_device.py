@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import engine_graphs
@@ -146,6 +147,27 @@ def test_the_node_builds_engines_that_are_missing_and_then_runs_on_them(folder, 
 def test_engines_that_were_built_with_another_profile_are_used_as_they_are(folder, trt):
     build_engines(folder, trt, current_gpu(SECOND), Asked("orin-nano"), say=lambda _: None)
     assert before_loading(folder) == [] and built(trt) == 1
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda plan: plan.write_bytes(plan.read_bytes()[:-1])])
+def test_a_plan_that_is_missing_or_cut_off_is_built_again_before_loading(folder, trt, damage):
+    before_loading(folder)
+    damage(folder / "engines" / read_record(folder / "engines", "vision").file)
+    assert "vision: built in" in before_loading(folder)[-1] and built(trt) == 2
+    TensorRtBackend(None, SECOND).open(folder, read_manifest(folder).graphs["vision"])
+
+
+def test_where_a_missing_plan_cannot_be_built_again_another_backend_is_chosen(folder, trt):
+    before_loading(folder)
+    (folder / "engines" / read_record(folder / "engines", "vision").file).unlink()
+    assert "is missing: build it with `pixelrefer build-engines" in why_not_tensorrt(folder, None, SECOND)
+
+
+def test_a_failure_of_tensorrts_own_leaves_the_choice_to_what_else_there_is(folder, trt, monkeypatch):
+    monkeypatch.setattr(trt, "OnnxParser", None)
+    assert "cannot be built: TypeError: 'NoneType'" in before_loading(folder)[-1]
+    with pytest.raises(TypeError):
+        before_loading(folder, backend="tensorrt")
 
 
 @pytest.mark.parametrize(

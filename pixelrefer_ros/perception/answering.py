@@ -98,6 +98,8 @@ class AnswerInProgress:
 
         if token.finish is Finish.CANCELLED:
             return AnswerStatus.CANCELLED
+        if token.finish is Finish.NOT_FINITE:
+            return AnswerStatus.INTERNAL_ERROR
         self._tokens += 1
         self._log_probability += math.log(max(token.probability, 1e-30))
         if self._tokens == 1:
@@ -206,4 +208,6 @@ class AnswersTogether:
 _REMEDIES = {
     AnswerStatus.TRUNCATED: "the answer reached max_tokens: ask for a longer one, or more briefly",
     AnswerStatus.CANCELLED: "the question was cancelled: ask again",
+    AnswerStatus.INTERNAL_ERROR: "the model's logits are no finite numbers, which float16 may be too narrow "
+    "for: run it in bfloat16 or float32 (precision, or `pixelrefer export --precision`)",
 }

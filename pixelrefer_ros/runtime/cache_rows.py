@@ -23,11 +23,13 @@ class _Row:
         length: positions filled.
         prompt: (L, D), the embeddings of the first positions, L <= length; None if that is not known.
         last_use: a number that grows from use to use.
+        spoiled: some of it is no number.
     """
 
     length: int = 0
     prompt: torch.Tensor | None = None
     last_use: int = 0
+    spoiled: bool = False
 
 
 class CacheRows:
@@ -101,6 +103,10 @@ class CacheRows:
         """Notes that a row begins with this prompt, for later ones that begin so."""
         self._rows[place].prompt = prompt
 
+    def spoil(self, place: int) -> None:
+        """Notes that what was written to an active row is no number: nobody takes it over."""
+        self._rows[place].spoiled = True
+
     def make_room(self) -> None:
         """Room for another position in every active row."""
         if max(self.lengths) == self.capacity:
@@ -110,9 +116,12 @@ class CacheRows:
         """An active row is no longer needed; the last active one takes its place."""
         self.active -= 1
         self._swap(place, self.active)
+        self._clean(self.active)
 
     def end_all(self) -> None:
         """No row is active any more; of many, the few used last stay, with what they hold."""
+        for place in range(self.active):
+            self._clean(place)
         self.active = 0
         if len(self._rows) <= _FIRST_ROWS:
             return
@@ -121,6 +130,13 @@ class CacheRows:
         for name, tensor in self._tensors.items():  # one after the other: no second set of caches is needed
             self._tensors[name] = tensor[places]
         self._rows = newest
+
+    def _clean(self, place: int) -> None:
+        """Zeros in place of what is no number: masked as it is, it would spread to the row's next answer."""
+        if self._rows[place].spoiled:
+            for tensor in self._tensors.values():
+                tensor[place].zero_()
+            self._rows[place] = _Row()
 
     def _oldest_idle(self) -> int:
         return min(range(self.active, len(self._rows)), key=lambda place: self._rows[place].last_use)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 NO_TOKEN = -1
-"""`GeneratedToken.token_id` of an event that chose no token (CANCELLED)."""
+"""`GeneratedToken.token_id` of an event that chose no token (CANCELLED, NOT_FINITE)."""
 
 
 def never() -> bool:
@@ -35,6 +35,8 @@ class Finish(Enum):
     """As many tokens as were allowed."""
     CANCELLED = "cancelled"
     """Somebody no longer wants it."""
+    NOT_FINITE = "not finite"
+    """The logits were no numbers: something overflowed, as float16 does in some models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +44,10 @@ class GeneratedToken:
     """One step of an answer.
 
     Attributes:
-        token_id: the token chosen; `NO_TOKEN` when CANCELLED.
+        token_id: the token chosen; `NO_TOKEN` when CANCELLED or NOT_FINITE.
         text: the text it completes, valid UTF-8, often empty; empty for a stop token, save for the
             U+FFFD of a character that was never completed.
-        probability: of the token, under the softmax of the logits; 1.0 when CANCELLED.
+        probability: of the token, under the softmax of the logits; 1.0 where none was chosen.
         finish: why the answer ends here; None on every event but the last.
     """
 
@@ -53,6 +55,11 @@ class GeneratedToken:
     text: str
     probability: float
     finish: Finish | None = None
+
+
+def are_numbers(logits: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Whether a token can be chosen by logits (..., V); (...) bool. A maximum of NaN is NaN."""
+    return np.asarray(np.isfinite(logits.max(axis=-1)))
 
 
 class DecodingBatch(Protocol):
@@ -149,7 +156,7 @@ def decode_together(
             while len(rows) < room and (request := waiting()) is not None:
                 row = _Row(request, decoder.context_length)
                 if request.cancelled():
-                    yield request, row.cancel()
+                    yield request, row.end(Finish.CANCELLED)
                     continue
                 rows.append(row)
                 yield request, row.take(batch.add(request.embeddings))
@@ -159,7 +166,7 @@ def decode_together(
                 return
             for place in reversed(range(len(rows))):
                 if rows[place].request.cancelled():
-                    yield rows[place].request, rows[place].cancel()
+                    yield rows[place].request, rows[place].end(Finish.CANCELLED)
                     leave(place)
             if not rows:
                 continue
@@ -184,6 +191,8 @@ class _Row:
 
     def take(self, logits: NDArray[np.float32]) -> GeneratedToken:
         """The next token, from the logits (V,) after the row's last position."""
+        if not are_numbers(logits):
+            return self.end(Finish.NOT_FINITE)
         self.token, probability = self._chooser.choose(logits)
         self._left -= 1
         text = ""
@@ -197,6 +206,7 @@ class _Row:
             text += self.request.detokeniser.flush()
         return GeneratedToken(self.token, text, probability, finish)
 
-    def cancel(self) -> GeneratedToken:
-        """The event of an answer that nobody wants any more."""
-        return GeneratedToken(NO_TOKEN, self.request.detokeniser.flush(), 1.0, Finish.CANCELLED)
+    def end(self, finish: Finish) -> GeneratedToken:
+        """The event of an answer that ends without another token."""
+        self.ended = True
+        return GeneratedToken(NO_TOKEN, self.request.detokeniser.flush(), 1.0, finish)

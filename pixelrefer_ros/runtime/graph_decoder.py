@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from pixelrefer_ros.runtime.cache_rows import CacheRows
-from pixelrefer_ros.runtime.decoding import DecodingBatch
+from pixelrefer_ros.runtime.decoding import DecodingBatch, are_numbers
 from pixelrefer_ros.runtime.session import Session
 
 
@@ -68,10 +68,12 @@ class GraphDecoder:
             "last": torch.full((count,), steps - 1, device=self._device),
             **rows.memory(place, place + count),
         }
-        logits = self._decoder.run(feeds)["logits"]
-        for row in range(place, place + count):
+        logits = np.asarray(self._decoder.run(feeds)["logits"][:, 0].cpu().numpy())
+        for row, good in enumerate(are_numbers(logits), place):
             rows.filled(row, steps)
-        return np.asarray(logits[:, 0].cpu().numpy())
+            if not good:
+                rows.spoil(row)
+        return logits
 
     def embedded(self, token_ids: Sequence[int]) -> torch.Tensor:
         """Embeddings (B, D) of tokens: a batch's."""

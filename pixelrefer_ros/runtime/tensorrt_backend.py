@@ -127,22 +127,31 @@ def engine_record(trt: ModuleType, gpu: Gpu, folder: Path, graph: Graph, engines
 
 
 def why_not_tensorrt(
-    folder: Path, engines: Path | None = None, device: torch.device | str | None = None
+    folder: Path,
+    engines: Path | None = None,
+    device: torch.device | str | None = None,
+    *,
+    read_plans: bool = False,
 ) -> str:
     """Why TensorRT cannot run an exported folder on this machine as it is; empty if it can.
-
-    Plans are not read: that every engine has a record for this machine is what is looked at.
 
     Args:
         folder: the exported one.
         engines: as for `TensorRtBackend`.
         device: as for `TensorRtBackend`.
+        read_plans: whether the plans' bytes are looked at, too (a second and more for gigabytes), and not
+            only that each is there with a record for this machine.
     """
+    engines = engines or folder / ENGINES
     try:
         graphs = read_manifest(folder).compiled()
         trt, gpu = import_tensorrt(), current_gpu(device)
         for graph in graphs:
-            engine_record(trt, gpu, folder, graph, engines or folder / ENGINES)
+            record = engine_record(trt, gpu, folder, graph, engines)
+            if read_plans:
+                read_plan(engines, record)
+            elif not (engines / record.file).is_file():
+                return f"{engines / record.file} is missing: {_remedy(folder, gpu)}"
     except PixelReferError as error:
         return str(error)
     return ""

@@ -93,13 +93,13 @@ class EngineKey:
     profile: str
     precision: str
 
-    def changes(self, now: EngineKey, *, ignore: tuple[str, ...] = ()) -> list[str]:
+    def changes(self, now: EngineKey) -> list[str]:
         """What is different now, a phrase each; empty if nothing is."""
         before, after = asdict(self), asdict(now)
         return [
             f"{name.replace('_', ' ')} was {_short(before[name])} and is {_short(after[name])}"
             for name in before
-            if name not in ignore and before[name] != after[name]
+            if before[name] != after[name]
         ]
 
 
