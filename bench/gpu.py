@@ -62,7 +62,7 @@ class Run:
 
     def _lacks(self, job: Job) -> str:
         """What the machine is known to lack for a job; the first job finds out."""
-        found = self._report.fields["environment"]
+        found = self._report.environment
         if found and not found["gpu"] and not self._report.fields["smoke"]:
             return NO_GPU
         if found and not found["tensorrt"] and job.backend == "tensorrt":
@@ -85,8 +85,7 @@ class Run:
     def _take(self, job: Job, line: dict[str, Any]) -> None:
         fields = self._report.fields
         if "environment" in line:
-            fields["environment"] = line["environment"]
-            self._report.write()
+            self._report.begin(line["environment"])
         elif "failed" in line:
             part = line.get("part")
             self._report.missing(job, line["failed"], part=part if part in job.parts else None, failed=True)
@@ -140,9 +139,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     command = ["python bench/gpu.py", "--parts", *args.parts, "--shape", *shapes, "--backend", *backends]
     fields = {"command": " ".join([*command, "--minutes", f"{args.minutes:g}"]), "smoke": args.smoke}
     out = args.out or Path("out/gpu.json" if args.smoke else "bench/results/gpu.json")
-    report = Report(out, fields, jobs)
     options = (["--smoke"] if args.smoke else []) + (["--profile", args.profile] if args.profile else [])
     with tempfile.TemporaryDirectory(prefix="pixelrefer-gpu-", dir=args.folder) as folder:
+        report = Report(out, fields, jobs)
         run = Run(report, folder=Path(folder), end=end, options=options)
         for job in jobs:
             run.do(job)

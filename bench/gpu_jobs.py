@@ -20,6 +20,9 @@ MARK = "RESULT "
 LANGUAGE, TRACKER = ("objects", "decode"), ("tracker",)
 SHAPES = ("2b", "7b")
 NOT_REACHED, NO_TIME = "the run ended before", "no time was left"
+_NOT_MEASURED = {"status": "not measured", "reason": NOT_REACHED}
+_OF_A_MEASUREMENT = ("commit", "gpu", "torch", "cuda")
+"""What of the environment two runs must share to stand in one table."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +55,51 @@ def plan(parts: Sequence[str], shapes: Sequence[str], backends: Sequence[str], *
 
 
 class Report:
-    """The file of results: whole after every change, whenever the machine goes."""
+    """The file of results: whole after every change, whenever the machine goes.
+
+    What it has of an earlier run of the same commit on the same GPU stays until it is measured anew.
+
+    Attributes:
+        fields: of the file, besides the rows.
+        environment: what this run's jobs find; empty until the first says it.
+    """
 
     def __init__(self, path: Path, fields: dict[str, Any], jobs: Sequence[Job]) -> None:
-        """Every part begins as not measured."""
+        """Every part that the file does not have begins as not measured."""
         self._path = path
         self._rows = {
-            (job, part): {"part": part, "shape": job.shape, "backend": job.backend}
-            | {"status": "not measured", "reason": NOT_REACHED}
+            _key(job, part): {"part": part, "shape": job.shape, "backend": job.backend} | _NOT_MEASURED
             for job in jobs
             for part in job.parts
         }
-        self.fields = fields | {"environment": {}, "builds": {}}
+        self.fields: dict[str, Any] = fields | {"environment": {}, "builds": {}}
+        self.environment: dict[str, Any] = {}
+        self._own = dict(self.fields)
+        self._earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        rows = [row for row in self._earlier.get("parts", ()) if row["status"] == MEASURED]
+        self._rows |= {(row["part"], row["shape"], row["backend"]): row for row in rows}
+        if rows:
+            self.fields |= {name: self._earlier[name] for name in ("environment", "builds")}
+            self.fields["command"] = f"{self._earlier['command']}; {fields['command']}"
+        self.write()
+
+    def begin(self, environment: dict[str, Any]) -> None:
+        """Notes where this is measured; what the file has of another commit or GPU goes."""
+        self.environment = environment
+        if not environment["gpu"] and not self.fields["smoke"]:
+            return  # nothing will be measured: what there is stays
+        earlier, self._earlier = self._earlier, {}
+        others = {name: earlier.get("environment", {}).get(name) for name in _OF_A_MEASUREMENT}
+        if earlier and (
+            earlier["smoke"] != self.fields["smoke"]
+            or any(environment.get(name) != value for name, value in others.items())
+        ):
+            for row in earlier["parts"]:
+                if self._rows.get(key := (row["part"], row["shape"], row["backend"])) is row:
+                    self._rows[key] = row | _NOT_MEASURED
+                    self._rows[key].pop("values", None)
+            self.fields |= self._own
+        self.fields["environment"] = environment
         self.write()
 
     def content(self) -> dict[str, Any]:
@@ -80,16 +116,20 @@ class Report:
 
     def measured(self, job: Job, part: str, values: dict[str, Any]) -> None:
         """Notes a result."""
-        self._rows[job, part] |= {"status": MEASURED, "reason": "", "values": values}
+        self._rows[_key(job, part)] |= {"status": MEASURED, "reason": "", "values": values}
         self.write()
 
     def missing(self, job: Job, reason: str, *, part: str | None = None, failed: bool = False) -> None:
         """Notes why a part of a job, or all that is not yet measured of it, has no result."""
         for name in [part] if part else job.parts:
-            row = self._rows[job, name]
+            row = self._rows[_key(job, name)]
             if row["status"] == "not measured":
                 row |= {"status": "failed" if failed else "not measured", "reason": reason}
         self.write()
+
+
+def _key(job: Job, part: str) -> tuple[str, str, str]:
+    return part, job.shape, job.backend
 
 
 def lines_of(command: list[str], limit_s: float) -> Iterator[dict[str, Any]]:

@@ -13,7 +13,7 @@ import torch
 from gpu_models import REGION, Shape, weight_bytes
 from gpu_timing import (
     Counts,
-    busy_ms,
+    Measured,
     copy_bandwidth,
     memory,
     nominal_bandwidth,
@@ -65,7 +65,7 @@ def answer(decoder: Decoder, embeddings: torch.Tensor, tokens: int) -> Iterator[
     return decode(decoder, request)
 
 
-def looking(network: RegionNetwork, decoder: Decoder, counts: Counts) -> dict[str, Any]:
+def looking(network: RegionNetwork, decoder: Decoder, counts: Counts) -> Measured:
     """From a frame to the first token: each step by itself, and all of them.
 
     Args:
@@ -101,7 +101,7 @@ def looking(network: RegionNetwork, decoder: Decoder, counts: Counts) -> dict[st
         return dict(timed(call, inputs, device, warm_up=counts.warm_up))
 
     # Other tokens at each prompt: a decoder takes over the beginning that one had before.
-    found: dict[str, Any] = {
+    found = {
         "whole_frame": times(network.encode_global, frames),
         "object_tokens": times(look, whole()),
         "first_token_given_tokens": times(first_of_tokens, map(look, whole())),
@@ -110,12 +110,10 @@ def looking(network: RegionNetwork, decoder: Decoder, counts: Counts) -> dict[st
         "memory": memory(device),
     }
     one, again = next(whole()), itertools.cycle(frames)
-    found["object_tokens"]["gpu_ms"] = busy_ms(lambda: look(one), device)
-    found["first_token"]["gpu_ms"] = busy_ms(lambda: first(next(again)), device)
-    return found
+    return Measured(found, {"object_tokens": lambda: look(one), "first_token": lambda: first(next(again))})
 
 
-def decoding(network: RegionNetwork, decoder: Decoder, shape: Shape, counts: Counts) -> dict[str, Any]:
+def decoding(network: RegionNetwork, decoder: Decoder, shape: Shape, counts: Counts) -> Measured:
     """Tokens after a long prompt, and the floor that the memory's bandwidth sets.
 
     Args:
@@ -152,15 +150,15 @@ def decoding(network: RegionNetwork, decoder: Decoder, shape: Shape, counts: Cou
         device,
         warm_up=counts.warm_up,
     )
-    found: dict[str, Any] = {
+    found = {
         "token": spread(further),
-        "step": steps | {"gpu_ms": busy_ms(lambda: batch.step([100]), device)},
+        "step": steps,
         "prompt": spread(first),
         "prompt_positions": shape.prompt,
         "memory": memory(device),
     }
-    batch.close()
-    return found | floor(shape, device, counts)
+    # The batch stays open: the step is watched later.
+    return Measured(found | floor(shape, device, counts), {"step": lambda: batch.step([100])})
 
 
 def floor(shape: Shape, device: torch.device, counts: Counts) -> dict[str, Any]:

@@ -33,8 +33,9 @@ class Goal:
     verdict: Callable[[dict[str, Any]], tuple[str, bool]]
 
 
-def _times(times: dict[str, Any], gpu_ms: float | None) -> str:
-    """Median and 90th percentile, and for how long the GPU worked in a mean call."""
+def _times(times: dict[str, Any], watched: dict[str, Any] | None = None) -> str:
+    """Median and 90th percentile, and for how long the GPU worked in a mean call, if it was watched."""
+    gpu_ms = (watched or times).get("gpu_ms")
     works = f"; GPU busy {gpu_ms:.2f}" if gpu_ms else ""
     return f"{times['median_ms']:.2f} ms (p90 {times['p90_ms']:.2f}{works})"
 
@@ -43,18 +44,18 @@ def _token(values: dict[str, Any]) -> tuple[str, bool]:
     token, floor = values["token"]["median_ms"], values["floor_ms"]
     nominal = values["nominal_floor_ms"]
     by_clock = f" ({nominal:.2f} by the memory's clock and width)" if nominal else ""
-    times = _times(values["token"], values["step"]["gpu_ms"])
+    times = _times(values["token"], values["step"])
     return f"{times}: {token / floor:.1f} x {floor:.2f} ms{by_clock}", token <= MOST_TIMES_FLOOR * floor
 
 
 def _objects(values: dict[str, Any]) -> tuple[str, bool]:
     times = values["object_tokens"]
-    return _times(times, times["gpu_ms"]), times["median_ms"] < MOST_OBJECT_MS
+    return _times(times), times["median_ms"] < MOST_OBJECT_MS
 
 
 def _first(values: dict[str, Any]) -> tuple[str, bool]:
     times, given = values["first_token"], values["first_token_given_tokens"]["median_ms"]
-    text = f"{_times(times, times['gpu_ms'])}; {given:.2f} ms where the object's tokens are there"
+    text = f"{_times(times)}; {given:.2f} ms where the object's tokens are there"
     return text, times["median_ms"] < MOST_FIRST_MS
 
 
@@ -65,7 +66,7 @@ def _memory(values: dict[str, Any]) -> tuple[str, bool]:
 
 def _frames(values: dict[str, Any]) -> tuple[str, bool]:
     rate = values["frames_per_s"]
-    return f"{rate:.0f} frames/s, {_times(values['frame'], values['frame']['gpu_ms'])}", rate >= LEAST_FRAMES
+    return f"{rate:.0f} frames/s, {_times(values['frame'])}", rate >= LEAST_FRAMES
 
 
 def _goals() -> Iterator[Goal]:

@@ -7,9 +7,9 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -35,6 +35,18 @@ class Counts:
     tokens: int = 100
     frames: int = 300
     copied: int = 2 << 30
+
+
+class Measured(NamedTuple):
+    """What was measured, and what the GPU may be watched at once all else is.
+
+    Attributes:
+        values: for the report.
+        calls: by the names of times among the values: one call each, for `busy_ms`.
+    """
+
+    values: dict[str, Any]
+    calls: Mapping[str, Callable[[], object]]
 
 
 SMOKE = Counts(repeats=2, warm_up=1, answers=1, tokens=3, frames=3, copied=8 << 20)
@@ -116,7 +128,8 @@ def nominal_bandwidth(device: torch.device) -> float | None:
 def busy_ms(call: Callable[[], object], device: torch.device, *, repeats: int = 10) -> float | None:
     """Milliseconds of a call in which the GPU computes or copies; the rest goes into giving it the work.
 
-    None on a CPU, and where the GPU may not be profiled.
+    None on a CPU, and where the GPU may not be profiled. What runs after it in the same process may be
+    slower: CUDA's profiler stays.
     """
     if device.type != "cuda":
         return None

@@ -22,7 +22,7 @@ import torch
 from gpu_jobs import MARK
 from gpu_language import decoding, fixed_logits, looking
 from gpu_models import SHAPES, build_language, build_tracker, random_network, write_tracker
-from gpu_timing import SMOKE, Counts, begin_memory
+from gpu_timing import SMOKE, Counts, Measured, begin_memory, busy_ms
 from gpu_tracker import OBJECTS, RULES, following
 from machine import commit, machine
 
@@ -31,7 +31,7 @@ from pixelrefer_ros.runtime.tensorrt_backend import TensorRtBackend
 from pixelrefer_ros.runtime.tensorrt_machine import current_gpu, import_tensorrt
 from pixelrefer_ros.tracking import StreamTracker
 
-Parts = dict[str, Callable[[], dict[str, Any]]]
+Parts = dict[str, Callable[[], Measured]]
 
 
 def main() -> int:
@@ -54,7 +54,7 @@ def main() -> int:
     device = torch.device("cpu" if args.smoke else "cuda:0")
     exported = args.folder / f"{args.what}-{args.shape}-exported"
     if args.build:
-        return attempted("build", lambda: build(args, exported, device))
+        return attempted("build", lambda: Measured(build(args, exported, device), {})) is None
     opening = tracker_parts if args.what == "tracker" else language_parts
     try:
         parts = opening(args, exported, device, SMOKE if args.smoke else Counts())
@@ -62,18 +62,32 @@ def main() -> int:
         traceback.print_exc()
         say(failed=f"{type(error).__name__}: {error}")
         return 1
-    return max([attempted(name, parts[name]) for name in args.parts])
+    found_by = {name: attempted(name, parts[name]) for name in args.parts}
+    # Last: the profiler slows down what comes after it, and where it ends the process all times are told.
+    for name, measured in found_by.items():
+        if measured is not None:
+            watched(name, measured, device)
+    return None in found_by.values()
 
 
-def attempted(name: str, part: Callable[[], dict[str, Any]]) -> int:
-    """Runs a part and says what it found, or why it failed; 1 if it did."""
+def attempted(name: str, part: Callable[[], Measured]) -> Measured | None:
+    """Runs a part and says what it found, or why it failed: then there is nothing."""
     try:
-        say(part=name, values=part())
+        found = part()
     except Exception as error:
         traceback.print_exc()
         say(part=name, failed=f"{type(error).__name__}: {error}")
-        return 1
-    return 0
+        return None
+    say(part=name, values=found.values)
+    return found
+
+
+def watched(name: str, found: Measured, device: torch.device) -> None:
+    """Says a part again, with how long the GPU worked in a call, where that can be found out."""
+    busy = {times: busy_ms(call, device) for times, call in found.calls.items()}
+    values = {times: found.values[times] | {"gpu_ms": ms} for times, ms in busy.items() if ms is not None}
+    if values:
+        say(part=name, values=found.values | values)
 
 
 def say(**fields: Any) -> None:
@@ -99,14 +113,15 @@ def language_parts(args: argparse.Namespace, exported: Path, device: torch.devic
     begin_memory(device)
     reference = args.folder / f"logits-{args.shape}.npy"
 
-    def decode() -> dict[str, Any]:
+    def decode() -> Measured:
         logits, differ = fixed_logits(network, decoder), None
         if args.backend == "torch":
             np.save(reference, logits)
         elif reference.is_file():
             expected = np.load(reference)
             differ = float(np.linalg.norm(logits - expected) / np.linalg.norm(expected))
-        return decoding(network, decoder, shape, counts) | {"logits_differ_from_torch": differ}
+        values, calls = decoding(network, decoder, shape, counts)
+        return Measured(values | {"logits_differ_from_torch": differ}, calls)
 
     return {"objects": lambda: looking(network, decoder, counts), "decode": decode}
 

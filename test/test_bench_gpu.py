@@ -128,6 +128,87 @@ def test_a_result_is_in_the_file_before_the_job_ends_and_stays_when_its_time_is_
     assert found["decode", "2b", "torch"]["reason"] == NO_TIME
 
 
+def test_what_is_measured_stays_when_watching_the_gpu_ends_the_process(ran):
+    found = ran(
+        say(environment=GPU)
+        + say(part="objects", values={"x": {"median_ms": 1}})
+        + say(part="decode", values={"y": 2})
+        + say(part="objects", values={"x": {"median_ms": 1, "gpu_ms": 0.5}})
+        + "import os; os._exit(1)",
+        JOB,
+    )
+    assert {row["status"] for row in found.values()} == {MEASURED}
+    assert found["objects", "2b", "torch"]["values"]["x"]["gpu_ms"] == 0.5
+
+
+def test_the_gpu_is_watched_when_all_else_was_told(monkeypatch, capsys):
+    import gpu_work
+
+    done = []
+
+    def part(name):
+        def measure():
+            done.append(name)
+            return gpu_work.Measured({"x": {"median_ms": 1}}, {"x": lambda: None})
+
+        return measure
+
+    def busy(call, device):
+        done.append("watched")
+        return 0.5
+
+    found = {"gpu": "a GPU", "tensorrt": False}
+    monkeypatch.setattr(gpu_work, "surroundings", lambda: found)
+    monkeypatch.setattr(gpu_work, "language_parts", lambda *_: {name: part(name) for name in JOB.parts})
+    monkeypatch.setattr(gpu_work, "busy_ms", busy)
+    given = ["language", "--shape", "2b", "--backend", "torch", "--folder", ".", "--parts", *JOB.parts]
+    monkeypatch.setattr(sys, "argv", ["gpu_work.py", *given])
+    assert not gpu_work.main()
+    assert done == ["objects", "decode", "watched", "watched"]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(gpu_jobs.MARK)]
+    told = [json.loads(line[len(gpu_jobs.MARK) :]) for line in lines]
+    assert [line["values"]["x"].get("gpu_ms") for line in told[1:]] == [None, None, 0.5, 0.5]
+
+
+BOTH_MEASURED = "".join(
+    [say(environment=GPU), *(say(part=part, values={"x": 1}) for part in ("objects", "decode"))]
+)
+TRACKER_JOB = Job("tracker", "sam2.1-tiny", "torch", ("tracker",))
+
+
+@pytest.mark.parametrize(
+    ("later", "kept"),
+    [
+        (GPU, True),
+        ({"gpu": None, "tensorrt": False}, True),
+        (GPU | {"commit": "another"}, False),
+        (GPU | {"gpu": "another GPU"}, False),
+    ],
+    ids=["the same", "no GPU", "another commit", "another GPU"],
+)
+def test_a_later_run_keeps_what_was_measured_in_the_same_way(ran, later, kept):
+    ran(
+        say(environment=GPU) + say(part="objects", values={"x": 1}) + say(part="decode", values={"x": 1}), JOB
+    )
+    found = ran(
+        say(environment=later) + say(part="tracker", values={"y": 2}) * bool(later["gpu"]), TRACKER_JOB
+    )
+    statuses = {part: row["status"] for (part, _, _), row in found.items()}
+    before, now = (MEASURED if kept else "not measured"), (MEASURED if later["gpu"] else "not measured")
+    assert statuses == {"objects": before, "decode": before, "tracker": now}
+    assert ("values" in found["objects", "2b", "torch"]) == kept
+
+
+def test_a_part_that_is_measured_again_is_the_newer_one_and_one_that_fails_then_stays(ran):
+    ran(
+        say(environment=GPU) + say(part="objects", values={"x": 1}) + say(part="decode", values={"x": 1}), JOB
+    )
+    found = ran(
+        say(environment=GPU) + say(part="objects", values={"x": 2}) + say(part="decode", failed="x"), JOB
+    )
+    assert [found[part, "2b", "torch"]["values"]["x"] for part in JOB.parts] == [2, 1]
+
+
 def test_a_part_that_fails_and_a_process_that_dies_are_recorded_with_their_errors(ran):
     found = ran(
         say(environment=GPU)
