@@ -35,6 +35,13 @@ def test_object_is_lost_after_the_given_seconds_whatever_the_frame_rate() -> Non
     assert states([False] * 3, slow, period_s=1.0) == ["L", "L", "L"]
 
 
+def test_seconds_unseen_count_from_there_when_a_clock_is_set_back() -> None:
+    rules = StateRules(lost_after_frames=1000, lost_after_s=1.5)
+    visibility = Visibility.prompted(True, 100 * SECOND)
+    stamps = [101 * SECOND, 0, SECOND, 2 * SECOND]
+    assert [visibility.observed(False, 0.0, stamp, rules).name[0] for stamp in stamps] == ["O", "O", "O", "L"]
+
+
 def test_lost_object_stays_lost_unless_it_is_searched_for() -> None:
     seen = [False, True, True]
     assert states(seen, StateRules(lost_after_frames=1)) == ["L", "L", "L"]

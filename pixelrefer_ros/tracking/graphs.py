@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pixelrefer_ros.errors import CheckpointError, ParameterError
-from pixelrefer_ros.runtime import Backend, Manifest, read_manifest, torch_dtype
+from pixelrefer_ros.runtime import Backend, Manifest, named_device, read_manifest, torch_dtype
 from pixelrefer_ros.runtime.manifest import MANIFEST
 from pixelrefer_ros.tracking.batches import ObjectBatches
 from pixelrefer_ros.tracking.memory import Recall
@@ -140,11 +140,7 @@ def open_tracker(folder: Path, backend: Backend, *, device: str, image_size: int
         device: where it runs.
         image_size: None, or the one it was exported with.
     """
-    try:
-        place = torch.device(device)
-    except RuntimeError as error:
-        raise ParameterError(f"device is {device!r} ({error}): give cpu, or a cuda device") from error
-    sam2 = GraphSam2(folder, backend, device=place)
+    sam2 = GraphSam2(folder, backend, device=named_device(device))
     if image_size not in (None, sam2.image_size):
         raise ParameterError(
             f"image_size is {image_size}, but {folder} was exported with {sam2.image_size}: leave it out, "

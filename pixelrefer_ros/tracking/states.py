@@ -108,6 +108,7 @@ class Visibility:
             self.state, self.unseen_frames, self.seen_ns = TrackState.TRACKED, 0, stamp_ns
             return self.state
         self.unseen_frames += 1
+        self.seen_ns = min(self.seen_ns, stamp_ns)  # a clock that was set back: its time counts from there
         unseen_s = (stamp_ns - self.seen_ns) / NANOSECONDS
         too_long = rules.lost_after_s is not None and unseen_s >= rules.lost_after_s
         if self.state == TrackState.LOST or too_long or self.unseen_frames >= rules.lost_after_frames:
