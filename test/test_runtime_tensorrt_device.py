@@ -157,7 +157,7 @@ def test_a_plan_that_is_missing_or_cut_off_is_built_again_before_loading(folder,
     TensorRtBackend(None, SECOND).open(folder, read_manifest(folder).graphs["vision"])
 
 
-def test_where_a_missing_plan_cannot_be_built_again_another_backend_is_chosen(folder, trt):
+def test_a_missing_plan_is_a_reason_not_to_choose_tensorrt(folder, trt):
     before_loading(folder)
     (folder / "engines" / read_record(folder / "engines", "vision").file).unlink()
     assert "is missing: build it with `pixelrefer build-engines" in why_not_tensorrt(folder, None, SECOND)
