@@ -265,17 +265,6 @@ def test_missing_folder_and_malformed_name_are_refused(tmp_path: Path) -> None:
         find_checkpoint("not a name")
 
 
-def test_hub_id_without_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(
-        constants, "HF_HUB_OFFLINE", True
-    )  # the hub client's own offline mode: nothing is asked
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(CheckpointError, match="give its folder"):
-        PixelReferLite.from_pretrained("pixelrefer-test/no-such-model")
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -3,49 +3,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-import yaml
 from exported_models import exported_tiny
 from perception_parts import PERIOD_NS, frame
-from rosbags.rosbag2 import Writer
+from replay_command import FRAMES, QUESTIONS, REGIONS, TOPIC, Replay, record
 
-from pixelrefer_ros.cli import main
-from pixelrefer_ros.errors import EmptyRegion, ParameterError
+from pixelrefer_ros.errors import ParameterError
 from pixelrefer_ros.model_source import load_perception
 from pixelrefer_ros.offline import write_image_bag
-from pixelrefer_ros.offline.bags import IMAGE, ros_types
 from pixelrefer_ros.offline.files import QuestionEntry, When
 from pixelrefer_ros.offline.schedule import Schedule
 from pixelrefer_ros.parameters import check_parameters
 from pixelrefer_ros.tracking import StateRules
 from pixelrefer_ros.types import Box, Question, Region
-
-TOPIC = "/camera/image"
-FRAMES = 8
-REGIONS = [
-    {"id": "square", "box": [8, 20, 20, 20]},
-    {"id": "corner", "frame": 3, "points": [[50, 30, 1], [2, 2, 0]]},
-    {"id": "square", "frame": 5, "box": [13, 20, 20, 20]},
-]
-QUESTIONS = [
-    {"text": "What is <region>?", "objects": ["square"], "max_tokens": 4},
-    {
-        "id": "both",
-        "text": "Is <region> <region>?",
-        "objects": [1, 2],
-        "frame": 4,
-        "frames": 2,
-        "history_s": 1,
-    }
-    | {"max_tokens": 3},
-    {"id": "again", "text": "And now?", "objects": ["square"], "every_s": 0.3, "max_tokens": 2},
-]
-
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -54,45 +28,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def bag(tmp_path_factory) -> Path:
     """A square that moves right, 10 Hz."""
     return write_image_bag(tmp_path_factory.mktemp("bag") / "mcap", map(frame, range(FRAMES)), TOPIC)
-
-
-def record(folder: Path, taken: list[int], broken: int = -1) -> Path:
-    """A bag with frames of the moving square in any order; one, by its place, may be a byte too short."""
-    types = ros_types().types
-    with Writer(folder, version=9) as writer:
-        connection = writer.add_connection(TOPIC, IMAGE, typestore=ros_types())
-        for place, shot in enumerate(map(frame, taken)):
-            stamp = types["builtin_interfaces/msg/Time"](*divmod(shot.stamp_ns, 10**9))
-            header = types["std_msgs/msg/Header"](stamp, shot.frame_id)
-            data = shot.rgb.reshape(-1)[: -1 if place == broken else None]
-            message = types[IMAGE](header, 64, 96, "rgb8", 0, 288, data)
-            writer.write(connection, place * PERIOD_NS, ros_types().serialize_cdr(message, IMAGE))
-    return folder
-
-
-class Replay:
-    """The command, with inputs a test can change."""
-
-    def __init__(self, folder: Path, bag: Path) -> None:
-        self.folder, self.bag = folder, bag
-        self.regions: list[dict] = REGIONS
-        self.questions: list[dict] = QUESTIONS
-        self.options = ["--model", "tiny-random", "--tracker-model", "tiny-random"]
-
-    def __call__(self, *options: str, out: str = "out/answers.jsonl") -> tuple[int, list[dict]]:
-        """Run it: exit status and lines."""
-        for name in ("regions", "questions"):
-            (self.folder / f"{name}.yaml").write_text(yaml.safe_dump(getattr(self, name)))
-        files = [
-            "--regions",
-            str(self.folder / "regions.yaml"),
-            "--questions",
-            str(self.folder / "questions.yaml"),
-        ]
-        where = ["replay", str(self.bag), "--image-topic", TOPIC, "--out", str(self.folder / out)]
-        status = main([*where, *files, *self.options, *options])
-        path = self.folder / out
-        return status, [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 @pytest.fixture
@@ -199,41 +134,6 @@ def test_an_exported_model_gives_the_answers_of_its_checkpoint_and_says_what_run
     assert len({line["text"] for line in exported} - {""}) > 1, "answers that are all alike prove little"
     assert "the model on torch cpu float32 (auto: " in said[0] and "pixelrefer export" in said[0]
     assert "the model on onnxruntime cpu fp32 (auto: " in said[1] and "the tracker on torch" in said[1]
-
-
-def test_a_refused_region_is_a_line_and_questions_about_it_say_so(replay, capsys):
-    replay.regions = [
-        {"id": "gone", "box": [500, 20, 20, 20]},
-        {"id": "flat", "box": [5, 20, 0, 20]},
-        {"id": "square", "box": [8, 20, 20, 20]},
-    ]
-    replay.questions = [
-        {"text": "What is <region>?", "objects": [name], "max_tokens": 2}
-        for name in ("gone", "flat", "square")
-    ]
-    status, lines = replay()
-    assert status == 1
-    refused, answers = lines[:2], lines[2:]
-    assert [(line["kind"], line["name"], line["region"], line["status"]) for line in refused] == [
-        ("region", "gone", 1, "EMPTY_REGION"),
-        ("region", "flat", 2, "EMPTY_REGION"),
-    ]
-    assert [line["status"] for line in answers[:2]] == ["NO_SUCH_OBJECT"] * 2
-    assert "500" in answers[0]["error"]
-    assert answers[0]["object_ids"] == [0]
-    assert answers[2]["tokens"] > 0
-    assert "EMPTY_REGION" in capsys.readouterr().err
-
-
-def test_a_region_that_only_the_tracker_refuses_is_a_line_too(replay):
-    replay.options = ["--model", "tiny-random", "--tracker-model", "none"]
-    replay.questions = [{"text": "What is <region>?", "objects": ["corner"]}]
-    status, lines = replay()
-    assert status == 1
-    assert [(line["kind"], line["status"]) for line in lines] == [
-        ("region", EmptyRegion.status.name),
-        ("answer", "NO_SUCH_OBJECT"),
-    ]
 
 
 def test_what_the_recording_is_too_short_for_is_told(replay):

@@ -76,8 +76,34 @@ def test_a_video_without_pictures_leaves_no_file(tmp_path, ending):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["a.avi", "a", "file.txt/a.mp4"])
-def test_what_cannot_be_written_is_refused_by_name(tmp_path, name):
+@pytest.mark.parametrize("name", ["a.avi", "a", "file.txt/a.mp4", "folder.mp4"])
+def test_what_cannot_be_written_is_refused_by_name_before_the_first_picture(tmp_path, name):
     (tmp_path / "file.txt").write_text("")
+    (tmp_path / "folder.mp4").mkdir()
     with pytest.raises(InputFileError, match=name.rpartition("/")[2]):
         VideoWriter(tmp_path / name)
+
+
+def fill(video: VideoWriter) -> None:
+    """Write pictures that compress badly, more than FFmpeg keeps to itself."""
+    random = np.random.default_rng(0)
+    for number in range(100):
+        video.write(random.integers(0, 255, (240, 320, 3), np.uint8), number * SECOND)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_disk_that_fills_up_is_told_by_the_name_of_the_video(tmp_path, ending):
+    (tmp_path / f"a{ending}").symlink_to("/dev/full")
+    told = rf"overlay .*a\{ending} cannot be written \(No space left on device\): make room"
+    with pytest.raises(InputFileError, match=told), VideoWriter(tmp_path / f"a{ending}") as video:
+        fill(video)
+
+
+def test_after_a_failure_nothing_more_is_written(tmp_path):
+    (tmp_path / "a.mp4").symlink_to("/dev/full")
+    video = VideoWriter(tmp_path / "a.mp4")
+    with pytest.raises(InputFileError, match="No space left"):
+        fill(video)
+    with pytest.raises(InputFileError, match="No space left"):  # not by FFmpeg, which would crash
+        video.write(picture(0), 0)
+    video.close()

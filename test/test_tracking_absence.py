@@ -40,7 +40,7 @@ def shown(
     width = MODEL.config.mask_decoder_config.hidden_size
     for index, said in scores.items():
         logits = torch.full((count, 16, 16), -THERE)
-        logits[:, :, index : index + 4] = THERE
+        logits[torch.tensor(said) > 0, :, index : index + 4] = THERE
         pointers = torch.full((count, width), float(index))
         decoded = Decoded(logits, torch.tensor(said), pointers)
         monkeypatch.setattr(tracker._sam2, "propagate", lambda *_, decoded=decoded: decoded)
@@ -83,3 +83,16 @@ def test_an_object_that_is_never_there_again_remembers_its_prompt_alone(monkeypa
     tracker = shown(monkeypatch, RULES, {index: (GONE,) for index in range(1, 8)})
     assert remembered(tracker, 0)[2] == 0
     assert tracker.track(FRAMES[7])[0].state == TrackState.OCCLUDED
+
+
+def test_a_look_alike_of_a_lost_object_leaves_no_trace_and_a_sure_match_is_remembered(monkeypatch):
+    rules = replace(RULES, lost_after_frames=1, find_again_score=0.99)
+    unsure, sure = THERE, 6.0  # probabilities of 0.982 and 0.998
+    tracker = shown(monkeypatch, rules, {1: (GONE,), 2: (unsure,)})
+    (track,) = tracker.track(FRAMES[2])
+    assert (track.state, track.area_px, track.box) == (TrackState.LOST, 0, None)
+    assert track.score == pytest.approx(0.982, abs=1e-3), "how likely it was is told"
+    assert remembered(tracker, 0)[2] == 0
+    found = shown(monkeypatch, rules, {1: (GONE,), 2: (unsure,), 3: (sure,)})
+    assert found.track(FRAMES[3])[0].state == TrackState.TRACKED
+    assert remembered(found, 0)[2] == 1

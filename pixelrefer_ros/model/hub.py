@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from pixelrefer_ros.errors import CheckpointError
 from pixelrefer_ros.model.weights import refuse_pickle
+from pixelrefer_ros.runtime.hub import fetch_checkpoint, is_hub_id
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PATTERNS = ["*.safetensors", "*.json", "*.txt"]
 
 
@@ -28,18 +27,8 @@ def find_checkpoint(path_or_id: str | Path) -> tuple[Path, str]:
     refuse_pickle(path)
     if path.exists():
         raise CheckpointError(f"{path} is a file: give the folder of the checkpoint")
-    if not isinstance(path_or_id, str) or not _HUB_ID.fullmatch(path_or_id):
+    if not isinstance(path_or_id, str) or not is_hub_id(path_or_id):
         raise CheckpointError(
             f"{path_or_id} does not exist: give the folder of a checkpoint, or a hub id like owner/name"
         )
-    from huggingface_hub import snapshot_download  # only here is a network wanted
-
-    try:
-        folder = snapshot_download(path_or_id, allow_patterns=_PATTERNS)
-    except Exception as error:  # the hub's own errors, and those of the network below it
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"{path_or_id} is no folder here and cannot be fetched from the hub ({reason}): "
-            "download it on a machine with network and give its folder"
-        ) from error
-    return Path(folder), path_or_id.rpartition("/")[2]
+    return fetch_checkpoint(path_or_id, _PATTERNS), path_or_id.rpartition("/")[2]

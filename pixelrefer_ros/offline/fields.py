@@ -120,7 +120,7 @@ def read_entries(path: Path | str, key: str, what: str) -> list[Entry]:
         InputFileError: no such file, not YAML or JSON, too large, or not such a list.
     """
     path = Path(path)
-    content = _parse(path)
+    content = parse_file(path)
     if isinstance(content, dict):
         if set(content) != {key}:
             raise InputFileError(
@@ -139,7 +139,18 @@ def read_entries(path: Path | str, key: str, what: str) -> list[Entry]:
     return [Entry(path, what, number, fields) for number, fields in enumerate(content, 1)]
 
 
-def _parse(path: Path) -> Any:
+def parse_file(path: Path) -> Any:
+    """What a YAML file holds, or a JSON file, by its name.
+
+    Args:
+        path: JSON if its name ends in ``.json``, else YAML.
+
+    Returns:
+        Mappings, lists, texts and numbers, as in the file.
+
+    Raises:
+        InputFileError: no such file, not YAML or JSON, or too large.
+    """
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise InputFileError(f"{path} has {path.stat().st_size} bytes; give at most {MAX_FILE_BYTES}")

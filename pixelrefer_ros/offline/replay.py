@@ -11,11 +11,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from pixelrefer_ros.errors import InputFileError, ParameterError
+from pixelrefer_ros.errors import InputFileError
 from pixelrefer_ros.offline.bags import ImageBag
 from pixelrefer_ros.offline.files import QuestionEntry, RegionEntry, read_questions, read_regions
 from pixelrefer_ros.offline.records import line
-from pixelrefer_ros.parameters import Parameters, check_parameters, find_parameter
+from pixelrefer_ros.offline.settings import add_parameter_arguments, read_parameters
+from pixelrefer_ros.parameters import Parameters
 from pixelrefer_ros.types import NANOSECONDS, Frame, Scene
 
 
@@ -42,18 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", required=True, type=Path, metavar="FILE", help="answers, one JSON object a line"
     )
     parser.add_argument("--overlay", type=Path, metavar="FILE", help="also draw a video: .mp4 or .gif")
-    parser.add_argument(
-        "--model", metavar="M", help="folder, hub id or shipped model; `tiny-random`: small and untrained"
-    )
-    parser.add_argument("--tracker-model", metavar="M", help="as --model, for SAM 2; `none`: no tracking")
-    for name in ("device", "precision", "backend"):
-        parameter = find_parameter(name)
-        parser.add_argument(
-            f"--{name}",
-            default=parameter.default,
-            choices=parameter.choices or None,
-            help=parameter.description,
-        )
+    add_parameter_arguments(parser)
     parser.add_argument("--max-frames", type=_positive, metavar="N", help="stop after N frames")
     parser.add_argument(
         "--no-timing", action="store_true", help="leave durations out: byte for byte repeatable"
@@ -72,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         PixelReferError: an input cannot be used; nothing, or only the lines so far, has been written.
     """
-    parameters = _parameters(args)
+    parameters = read_parameters(args, _say)
     regions = read_regions(args.regions)
     questions = read_questions(args.questions, regions)
     with ExitStack() as stack:
@@ -127,22 +117,11 @@ def _replay(
     print(
         f"{outcome.frames} frames, {len(skipped)} images skipped, {outcome.refused_regions} regions refused"
     )
-    if args.overlay is not None:
+    if args.overlay is not None and outcome.frames:
         print(args.overlay)
     for error in breaks:
         _say(f"the recording breaks off after {outcome.frames} frames: {error}")
     return 0 if outcome.all_ok and not breaks else 1
-
-
-def _parameters(args: argparse.Namespace) -> Parameters:
-    for option, value in (("--model", args.model), ("--tracker-model", args.tracker_model)):
-        if not value:
-            extra = ", or `none` for no tracking" if option == "--tracker-model" else ""
-            raise ParameterError(
-                f"no {option} is given; pass a folder, a hub id, `tiny-random` for an untrained one{extra}"
-            )
-    names = ("model", "tracker_model", "device", "precision", "backend")
-    return check_parameters({name: getattr(args, name) for name in names})
 
 
 def _positive(text: str) -> int:

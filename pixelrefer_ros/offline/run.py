@@ -6,13 +6,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from pixelrefer_ros.errors import NoFrame, PixelReferError
 from pixelrefer_ros.offline.files import QuestionEntry, RegionEntry
 from pixelrefer_ros.offline.records import answer_record, region_record
 from pixelrefer_ros.offline.schedule import Schedule
-from pixelrefer_ros.perception import Perception
+from pixelrefer_ros.offline.told_in_order import ToldInOrder
+from pixelrefer_ros.perception import Asked, Perception
 from pixelrefer_ros.types import Answer, AnswerStatus, Description, Frame, Question, Scene
 
 
@@ -95,22 +97,26 @@ class ReplayRun:
         return self.outcome
 
     def _observe(self, frame: Frame) -> None:
-        started: list[tuple[RegionEntry, int]] = []
         for entry in self._schedule.regions_due(self._index or 0, frame.stamp_ns):
-            region = replace(entry.region, object_id=self._ids.get(entry.name, 0))
-            try:
-                self._ids[entry.name] = self._perception.add_region(region, frame)
-                started.append((entry, self._ids[entry.name]))
-            except PixelReferError as error:
+            error = self._take_in(entry, frame)
+            if error is not None:
                 self._refuse(entry, error, frame.stamp_ns)
+        self._perception.observe(frame)
+
+    def _take_in(self, entry: RegionEntry, frame: Frame) -> PixelReferError | None:
+        """Start or correct an object, at once, so that what is refused is this entry; the refusal, if any."""
+        known = self._ids.get(entry.name, 0)
         refused: dict[int, PixelReferError] = {}
         self._perception.on_refused = refused.__setitem__
-        tracked = {seen.track.object_id for seen in self._perception.observe(frame).objects}
-        for entry, object_id in started:
-            if object_id in refused:
-                self._refuse(entry, refused[object_id], frame.stamp_ns)
-                if object_id not in tracked:  # it never began; a correction leaves its object as it was
-                    self._ids.pop(entry.name, None)
+        try:
+            object_id = self._perception.add_region(replace(entry.region, object_id=known), frame)
+        except PixelReferError as error:
+            return error
+        self._perception.apply_regions()
+        if object_id in refused:  # a correction leaves its object as it was; a new one never began
+            return refused[object_id]
+        self._ids[entry.name] = object_id
+        return None
 
     def _refuse(self, entry: RegionEntry, error: PixelReferError, stamp_ns: int) -> None:
         self.outcome.refused_regions += 1
@@ -118,18 +124,22 @@ class ReplayRun:
         self._on_record(region_record(entry, error, frame=self._index, stamp_ns=stamp_ns))
 
     def _ask(self, entries: Sequence[QuestionEntry]) -> None:
-        """Ask what can be asked, together; the answers are written in the order of the entries."""
+        """Ask together what can be asked; an answer is written as soon as those before it are."""
         scene = self._perception.scene()
-        refused = [self._refusal(entry, scene) for entry in entries]
-        asked = [
-            self._question(entry) for entry, refusal in zip(entries, refused, strict=True) if refusal is None
-        ]
-        answers = iter(self._perception.answer_together(asked))
-        for entry, refusal in zip(entries, refused, strict=True):
-            answer = refusal or next(answers)
+        lines = ToldInOrder(lambda place, answer: self._finish(answer, entries[place], scene))
+        asked = []
+        for place, entry in enumerate(entries):
+            refusal = self._refusal(entry, scene)
             if refusal is None:
-                self._remember(answer)
-            self._finish(answer, entry, scene)
+                on_answer = partial(lines.put, place)
+                asked.append(Asked(self._question(entry), on_answer, cancelled=lines.has_failed))
+            else:
+                lines.put(place, refusal)
+        waiting = iter(asked)
+        try:
+            self._perception.answer_waiting(lambda: next(waiting, None))
+        finally:
+            lines.finish()
 
     def _refusal(self, entry: QuestionEntry, scene: Scene | None) -> Answer | None:
         """The answer to a question that cannot be asked; None if it can."""
@@ -162,6 +172,7 @@ class ReplayRun:
             self._said[answer.question.object_ids[0]] = text
 
     def _finish(self, answer: Answer, entry: QuestionEntry, scene: Scene | None) -> None:
+        self._remember(answer)
         self.outcome.answers[answer.status] += 1
         objects = dict(zip(entry.objects, answer.question.object_ids, strict=True))
         self._on_record(

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -37,7 +39,7 @@ class VideoWriter:
             path: ``.mp4`` (H.264 where this PyAV can, else MPEG-4) or ``.gif``.
 
         Raises:
-            InputFileError: another ending, or a folder that cannot be written to.
+            InputFileError: another ending, or a file that cannot be written.
         """
         self.path = Path(path)
         ticks = _TICKS_PER_S.get(self.path.suffix.lower())
@@ -45,13 +47,14 @@ class VideoWriter:
             raise InputFileError(f"overlay {self.path} ends in {self.path.suffix!r}; use .mp4 or .gif")
         self._gif = self.path.suffix.lower() == ".gif"
         self._time_base = Fraction(1, ticks)
-        try:
+        self._failure: InputFileError | None = None
+        with self._told_by_name():
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            is_new = not self.path.exists()
+            self.path.open("ab").close()  # FFmpeg would find out at the first picture, after the models load
+            if is_new:
+                self.path.unlink()
             self._container = av.open(str(self.path), "w")
-        except OSError as error:
-            raise InputFileError(
-                f"overlay {self.path} cannot be written ({error}); choose another place"
-            ) from error
         self._stream: av.VideoStream | None = None
         self._palette: Graph | None = None
         self._last_ns = 0
@@ -74,7 +77,12 @@ class VideoWriter:
         Args:
             rgb: (H, W, 3) uint8 RGB.
             stamp_ns: when it was taken.
+
+        Raises:
+            InputFileError: the disk is full, say.
         """
+        if self._failure is not None:
+            raise self._failure
         if self._stream is None:
             self._stream = self._begin(rgb)
         else:
@@ -87,11 +95,30 @@ class VideoWriter:
         self._encode(self._stream, frame)
 
     def close(self) -> None:
-        """Finish the file; more calls do nothing."""
-        if self._stream is not None:
-            self._container.mux(self._stream.encode(None))
-            self._stream = None
-        self._container.close()
+        """Finish the file; more calls do nothing.
+
+        Raises:
+            InputFileError: the disk is full, say.
+        """
+        stream, self._stream = self._stream, None
+        with self._told_by_name():
+            try:
+                if stream is not None and self._failure is None:
+                    self._container.mux(stream.encode(None))
+            finally:
+                self._container.close()
+
+    @contextmanager
+    def _told_by_name(self) -> Iterator[None]:
+        """Whatever the system or FFmpeg refuses is refused with the name of the file."""
+        try:
+            yield
+        except (OSError, av.FFmpegError) as error:
+            from pixelrefer_ros.runtime.whole_files import not_written  # with its room comes torch
+
+            # After a failure FFmpeg is given nothing more: it can crash.
+            self._failure = self._failure or InputFileError(not_written(f"overlay {self.path}", error))
+            raise self._failure from error
 
     def _begin(self, rgb: RgbImage) -> av.VideoStream:
         height, width = rgb.shape[:2]
@@ -125,7 +152,8 @@ class VideoWriter:
             coloured = self._palette.pull()
             assert isinstance(coloured, av.VideoFrame)  # noqa: S101 - a video filter gives video
             frame = coloured
-        self._container.mux(stream.encode(frame))
+        with self._told_by_name():
+            self._container.mux(stream.encode(frame))
 
 
 def _mp4_encoder() -> str:

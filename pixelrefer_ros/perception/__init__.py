@@ -4,6 +4,7 @@
 `Perception` is synchronous and deterministic (replay, tests); `LivePerception` runs it beside a camera.
 """
 
+from pixelrefer_ros.perception.answering import Asked
 from pixelrefer_ros.perception.core import Perception
 from pixelrefer_ros.perception.live import LivePerception
 from pixelrefer_ros.perception.looking import RegionLanguage
@@ -12,6 +13,7 @@ from pixelrefer_ros.perception.ticket import Ticket
 
 __all__ = [
     "MAX_ANSWER_TOKENS",
+    "Asked",
     "LivePerception",
     "Perception",
     "PerceptionSettings",

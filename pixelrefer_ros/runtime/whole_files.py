@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from av import FFmpegError
     from typing_extensions import Buffer
 
 PART = ".part"
@@ -31,7 +32,7 @@ def write_whole(path: Path, content: Buffer) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def not_written(place: str, error: OSError) -> str:
+def not_written(place: str, error: OSError | FFmpegError) -> str:
     """The line for people: what cannot be written, why, and what to do.
 
     Args:

@@ -18,6 +18,7 @@ from transformers import Sam2VideoConfig
 
 from pixelrefer_ros.errors import CheckpointError, ParameterError
 from pixelrefer_ros.runtime import file_hash, keep_float32, named_dtype, torch_device
+from pixelrefer_ros.runtime.hub import fetch_checkpoint, is_hub_id
 from pixelrefer_ros.tracking.meta_checkpoint import read_meta_checkpoint
 from pixelrefer_ros.tracking.meta_config import config_for_meta
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 _SOURCE = re.compile(r"config\.json|.*\.safetensors(\.index\.json)?|.*\.pt")
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 IMAGE_SIZE_STEP = 32
 """The window position embedding (8 patches of 4 pixels) must tile the picture."""
 MAX_IMAGE_SIZE = 2048
@@ -61,20 +61,9 @@ def locate_sam2(path_or_id: str | Path) -> Path:
     path = Path(path_or_id).expanduser()
     if path.exists():
         return path
-    if not HUB_ID.fullmatch(str(path_or_id)):
+    if not isinstance(path_or_id, str) or not is_hub_id(path_or_id):
         raise CheckpointError(f"{path_or_id}: no such file or folder, and no hub id (owner/name)")
-    from huggingface_hub import snapshot_download
-
-    try:
-        # The hub may be out of reach: its cache then serves what was fetched before.
-        return Path(
-            snapshot_download(str(path_or_id), allow_patterns=["config.json", "*.safetensors", WEIGHTS_INDEX])
-        )
-    except Exception as error:
-        raise CheckpointError(
-            f"{path_or_id}: no such folder here, and the hub did not give it "
-            f"({type(error).__name__}: {error}): give the path of a downloaded folder"
-        ) from error
+    return fetch_checkpoint(path_or_id, ["config.json", "*.safetensors", WEIGHTS_INDEX])
 
 
 def source_hash(path: Path) -> str:

@@ -113,12 +113,13 @@ class Session:
         found = self._sam2.propagate(self._sam2.with_memory(features, recall), features)
         # Before anybody gives way to it: with others' pixels taken from it, it might pass for an object.
         whole = (found.logits > 0).float().mean(dim=(1, 2)) > self._rules.max_area_fraction
-        decoded = _absent(items, found, whole)
+        gone = whole | self._look_alikes(items, found.score)
+        decoded = _absent(items, found, gone)
         decide_relations(items, decoded.logits, self._objects, frame_key(frame))
         if self._rules.apart and len(items) > 1:
             decoded = _apart(items, decoded)
         present, believed = self._remember(rows, features, decoded), (~whole).tolist()
-        decoded = replace(decoded, score=torch.where(whole, found.score, decoded.score))
+        decoded = replace(decoded, score=torch.where(gone, found.score, decoded.score))
         height, width = check_frame(frame.rgb)
         for i, (item, logits, score) in enumerate(zip(items, *_on_host(decoded), strict=True)):
             mask, box, area = self._at_frame_size(logits, height, width)
@@ -128,6 +129,12 @@ class Session:
                 item.remembered.append(self._number)
             item.key, item.logits, item.pointer = frame_key(frame), decoded.logits[i], decoded.pointer[i]
             item.report(score, mask, box, area)
+
+    def _look_alikes(self, items: Sequence[Followed], scores: Tensor) -> Tensor:
+        """Which matches of LOST objects are not sure enough to be them, (N,) bool."""
+        least = self._rules.find_again_score or 0.0
+        needed = [least if item.visibility.state == TrackState.LOST else 0.0 for item in items]
+        return scores.sigmoid() < torch.tensor(needed, dtype=scores.dtype, device=scores.device)
 
     def _remember(self, rows: Sequence[int], features: Features, decoded: Decoded) -> list[bool]:
         """Takes up the frame in the memory of each object that is there; which ones did."""

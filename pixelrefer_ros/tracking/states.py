@@ -19,8 +19,9 @@ class StateRules:
     as absent). It is OCCLUDED while it is not visible, and LOST when that has lasted for
     ``lost_after_frames`` processed frames or ``lost_after_s`` seconds of frame stamps, whichever comes
     first. LOST lasts until a region corrects the object; with ``find_again_score`` the object is still
-    searched for, and counts as found when its score reaches that value. The default does not search:
-    after a long absence the likeliest match is a look-alike, and a LOST object costs no computation.
+    searched for, and counts as found when its score reaches that value; a match below it counts as a
+    look-alike: it has no mask, takes no other object's pixels and is not remembered. The default does not
+    search: after a long absence the likeliest match is a look-alike, and a LOST object costs no computation.
 
     Objects are kept ``apart``: where the masks of two overlap that did not when they were pointed at, one of
     them is mistaken, and is OCCLUDED if hardly anything else is left of it, see `keep_apart`.
