@@ -126,7 +126,9 @@ class ReplayRun:
     def _ask(self, entries: Sequence[QuestionEntry]) -> None:
         """Ask together what can be asked; an answer is written as soon as those before it are."""
         scene = self._perception.scene()
-        lines = ToldInOrder(lambda place, answer: self._finish(answer, entries[place], scene))
+        lines: ToldInOrder[Answer] = ToldInOrder(
+            lambda place, answer: self._finish(answer, entries[place], scene)
+        )
         asked = []
         for place, entry in enumerate(entries):
             refusal = self._refusal(entry, scene)
