@@ -94,6 +94,15 @@ def test_weights_that_no_single_command_made_say_so(folder, tmp_path):
     assert "No single command" not in card(folder, report_of(folder, right=True))
 
 
+def test_a_checkpoint_that_was_trained_further_gets_no_card_that_would_be_wrong(folder, tmp_path):
+    tuned = tmp_path / folder.name
+    shutil.copytree(folder, tuned)
+    recipe = json.loads((tuned / RECIPE).read_text()) | {"start_from": "/robots/released-2b"}
+    (tuned / RECIPE).write_text(json.dumps(recipe))
+    with pytest.raises(InputFileError, match="went on from /robots/released-2b"):
+        card(tuned, report_of(tuned, right=True))
+
+
 def test_a_card_says_which_goals_are_not_reached(folder):
     missed = card(folder, report_of(folder, right=False)).partition("Goals not reached: ")[2].splitlines()[0]
     assert "category (seen combinations)" in missed and "category (unseen combinations)" in missed

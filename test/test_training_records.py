@@ -167,6 +167,27 @@ def test_of_an_object_that_is_hidden_in_some_frames_the_others_are_looked_at(not
     assert skipped.counts == {"an empty mask": 1}, "a record is left out where no frame is left"
 
 
+@pytest.mark.parametrize("nothing", [None, [], {"segmentation": None}, {"segmentation": []}])
+def test_a_frame_that_says_nothing_of_an_object_does_not_show_it(nothing, media, tmp_path, checkpoint):
+    records = [video(masks=[{"0": nothing, "1": RLE}]), image(masks=[nothing]), video(masks=[{"0": nothing}])]
+    turns, skipped = read_records(written(tmp_path, records), media, most_broken=0.7)
+    assert [list(turn.regions[0][1]) for turn in turns] == [[1]]
+    assert skipped.counts == {"an empty mask": 2}
+    config, tokenizer = trainable_network(checkpoint).config, tokenizer_of(checkpoint)
+    assert len(read_turn(turns[0], tokenizer, config).regions[0]) == 1
+
+
+def test_a_line_may_hold_any_text_and_one_that_is_wrong_is_named(media, tmp_path):
+    said = "A red\u2028striped\x85box\x1d."
+    lines = [json.dumps(image(conversations=talk("What is <region>?", said)), ensure_ascii=False), "", "{"]
+    (tmp_path / "a.jsonl").write_text("\r\n".join(lines[:2]), encoding="utf-8", newline="")
+    [turn], _ = read_records(tmp_path / "a.jsonl", media, most_broken=0)
+    assert turn.answer == said
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(InputFileError, match=r"a\.jsonl, line 3 cannot be read"):
+        read_records(tmp_path / "a.jsonl", media, most_broken=0)
+
+
 def test_a_polygon_that_lies_outside_of_its_frame_is_not_looked_at(media, tmp_path, checkpoint):
     """Whether it does, only the picture tells: the record gives no size."""
     records = [video(masks=[{"1": RLE, "4": OUTSIDE}]), video(masks=[{"1": OUTSIDE}])]
@@ -328,12 +349,17 @@ def test_held_back_records_are_whole_and_few(media, tmp_path):
     assert not {turn.number for turn in shown} & {turn.number for turn in others}
 
 
-def test_one_command_fine_tunes_on_records(media, tmp_path, checkpoint):
+def test_one_command_fine_tunes_on_records_and_tells_how_often_they_are_shown(
+    media, tmp_path, checkpoint, capsys
+):
     records = [image(image="broken.png"), *[image()] * 24, *[video()] * 24]
     out = tmp_path / "tuned"
     given = ["language", "--out", out, "--from", checkpoint, "--data", written(tmp_path, records)]
     given += ["--media", media, "--steps", 2, 1, "--questions", 3, "--workers", 0, "--device", "cpu"]
     assert run(*given, "--validate-every", 1) == 0
+    said = capsys.readouterr().err
+    assert "stage 1: 47 questions to learn from, 2 held back; 2 steps of 3 show each 0.13 times" in said
+    assert "stage 2: 47 questions to learn from, 2 held back; 1 steps of 3 show each 0.064 times" in said
     PixelReferLite.from_pretrained(out)
     assert (out / "training" / "validation.csv").read_text().count("\n") == 4
 

@@ -9,6 +9,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pixelrefer_ros.errors import CheckpointError, ParameterError
 from pixelrefer_ros.model import PixelReferLite, write_tiny_checkpoint
@@ -16,7 +17,8 @@ from pixelrefer_ros.tracking import StreamTracker, write_tiny_sam2
 from pixelrefer_ros.training import train
 from pixelrefer_ros.training.checkpoints import trainable_network, weights_of
 from pixelrefer_ros.training.language import Learner, Rates, rates_of
-from pixelrefer_ros.training.lora import TARGETS, add_low_rank, merge_low_rank
+from pixelrefer_ros.training.lora import TARGETS, add_low_rank, halve_frozen, merge_low_rank
+from pixelrefer_ros.training.precision import mixed_precision
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -54,6 +56,20 @@ def test_one_command_makes_a_tracker(tmp_path, capsys):
     assert train.run(arguments(*given, *watched)) == 0
     assert "finished" in capsys.readouterr().out
     assert StreamTracker.from_pretrained(tmp_path).object_ids == ()
+
+
+def test_a_tracker_that_is_trained_further_keeps_its_size_and_hardly_moves(tmp_path):
+    released = write_tiny_sam2(tmp_path / "released", image_size=96)
+    further = ("--from", released, "--steps", 0, 0, 0, 0, 2, "--scenes", 1, "--workers", 0, "--device", "cpu")
+    assert train.run(arguments("tracker", "--out", tmp_path / "out", *further, "--validate-every", 0)) == 0
+    recipe = json.loads((tmp_path / "out/recipe.json").read_text())
+    assert recipe["image_size"] == 96
+    assert json.loads((tmp_path / "out/config.json").read_text())["image_size"] == 96
+    before, after = (load_file(folder / "model.safetensors") for folder in (released, tmp_path / "out"))
+    assert any(not torch.equal(before[name].half(), after[name].half()) for name in before), "it learns"
+    # Two steps of AdamW at a rate of 1e-5, beside what writing in float16 rounds off.
+    most = max(float((before[n].float() - after[n].float()).abs().max()) for n in before)
+    assert most < 2e-3
 
 
 def parts_that_moved(before_folder, after_folder) -> set[str]:
@@ -150,10 +166,48 @@ def test_merged_low_rank_updates_compute_the_same(trained):
     assert set(network.language.state_dict()) == names
 
 
+def test_weights_that_stay_are_held_in_bfloat16_and_come_back_to_the_bit(trained):
+    pytest.importorskip("peft", reason="LoRA is optional")
+    network = trainable_network(trained)
+    before = {name: value.clone() for name, value in network.language.state_dict().items()}
+    add_low_rank(network.language, 2)
+    kept = halve_frozen(network.language)
+    held = {name: p.dtype for name, p in network.language.named_parameters() if p.dtype != torch.float32}
+    assert held
+    assert set(held.values()) == {torch.bfloat16}
+    assert all(name.endswith("base_layer.weight") for name in held)
+    merge_low_rank(network.language, kept)  # updates begin as zero
+    after = network.language.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(before[name], value) for name, value in after.items())
+
+
+def test_holding_them_so_changes_no_number_of_training_in_bfloat16(trained):
+    pytest.importorskip("peft", reason="LoRA is optional")
+    width = trainable_network(trained).config.language.hidden_size
+    embeddings = torch.randn(1, 6, width, generator=torch.Generator().manual_seed(0))
+
+    def gradients(*, halved: bool) -> list[torch.Tensor]:
+        network = trainable_network(trained)
+        torch.manual_seed(1)  # of the updates' first weights
+        add_low_rank(network.language, 2)
+        if halved:
+            halve_frozen(network.language)
+        with mixed_precision(torch.device("cpu"), bf16=True):
+            network.language(inputs_embeds=embeddings).logits.float().square().mean().backward()
+        return [p.grad for p in network.language.parameters() if p.grad is not None]
+
+    held, plain = gradients(halved=True), gradients(halved=False)
+    assert len(held) == len(plain) > 0
+    assert all(torch.equal(one, other) for one, other in zip(held, plain, strict=True))
+
+
 def test_low_rank_training_learns_updates_and_leaves_a_plain_checkpoint(trained, tmp_path):
     pytest.importorskip("peft", reason="LoRA is optional")
     given = ("language", "--out", tmp_path / "tuned", "--from", trained, "--steps", 4, 0, "--scenes", 1)
-    assert train.run(arguments(*given, "--lora", 2, "--workers", 0, "--device", "cpu")) == 0
+    again = ("--lora", 2, "--workers", 0, "--device", "cpu", "--bf16")
+    assert train.run(arguments(*given, *again, "--minutes", 1e-9)) == 0  # one step: then it goes on
+    assert train.run(arguments(*given, *again)) == 0
     moved = parts_that_moved(trained, tmp_path / "tuned")
     in_layers = {name for name in moved if name.startswith("model.layers.")}
     assert in_layers

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
     from av import FFmpegError
     from typing_extensions import Buffer
 
@@ -28,6 +31,34 @@ def write_whole(path: Path, content: Buffer) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes a safetensors file whole or not at all.
+
+    Args:
+        path: of the file; its folder is there.
+        tensors: by name.
+        metadata: of the file's header.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}{PART}")
+    try:
+        save_file(dict(tensors), unfinished, metadata=None if metadata is None else dict(metadata))
+        os.replace(unfinished, path)
+    except SafetensorError as error:  # in it is the system's own error, as text
+        number = re.search(r"os error (\d+)", str(error))
+        reason = os.strerror(int(number[1])) if number else str(error)
+        raise OSError(int(number[1]) if number else None, reason, str(path)) from error
     finally:
         unfinished.unlink(missing_ok=True)
 

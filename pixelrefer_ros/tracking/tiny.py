@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from transformers import (
     Sam2HieraDetConfig,
@@ -17,6 +16,7 @@ from transformers import (
     Sam2VisionConfig,
 )
 
+from pixelrefer_ros.runtime.whole_files import write_tensors
 from pixelrefer_ros.tracking.checkpoint import WEIGHTS, set_image_size
 
 if TYPE_CHECKING:
@@ -127,4 +127,4 @@ def write_sam2(model: Sam2VideoModel, folder: Path) -> None:
     """Write a model in the transformers format: ``config.json`` and ``model.safetensors``."""
     model.config.save_pretrained(folder)
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    write_tensors(folder / WEIGHTS, weights, {"format": "pt"})

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from transformers import Qwen2ForCausalLM, VideoLlama3VisionModel
 
@@ -28,6 +27,7 @@ from pixelrefer_ros.model import (
     read_config,
     vision_config,
 )
+from pixelrefer_ros.runtime.whole_files import write_tensors
 from pixelrefer_ros.training.first_weights import draw_weights
 from pixelrefer_ros.training.tokenizer import VOCABULARY, world_text, write_tokenizer
 
@@ -170,9 +170,7 @@ def write_network(network: PixelReferNetwork, folder: Path, source: Path, *, dty
         if (source / name).is_file() and source.resolve() != folder.resolve():
             shutil.copyfile(source / name, folder / name)
     (folder / CONFIG).write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
-    written = folder / f"{SINGLE}.part"  # renamed when whole: a reader never meets half a file
-    save_file(weights_of(network, dtype), written, metadata={"format": "pt"})
-    written.replace(folder / SINGLE)
+    write_tensors(folder / SINGLE, weights_of(network, dtype), {"format": "pt"})
 
 
 def tokenizer_of(folder: Path) -> ChatTokenizer:

@@ -46,12 +46,14 @@ def is_empty(segmentation: Any, size: tuple[int, int] | None = None) -> bool:
     """Whether a mask has no pixel. Of run lengths this is told without filling it: long videos have many.
 
     Args:
-        segmentation: see `mask_of`.
-        size: likewise.
+        segmentation: see `mask_of`; None and an empty list of polygons are empty masks.
+        size: see `mask_of`.
 
     Raises:
         ImageError: likewise.
     """
+    if segmentation is None or segmentation == []:  # as annotation tools write an object that is hidden
+        return True
     if not isinstance(segmentation, dict):
         return not mask_of(segmentation, size).any()
     runs, own = _checked(segmentation)

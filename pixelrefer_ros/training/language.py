@@ -28,7 +28,7 @@ from pixelrefer_ros.training.data import Batch
 from pixelrefer_ros.training.language_loss import answer_loss, keep_features
 from pixelrefer_ros.training.language_settings import RECIPE, TRAINING, LanguageSettings
 from pixelrefer_ros.training.loop import Loop, read_progress
-from pixelrefer_ros.training.lora import add_low_rank, merge_low_rank
+from pixelrefer_ros.training.lora import add_low_rank, halve_frozen, merge_low_rank
 from pixelrefer_ros.training.optimizers import parameter_groups
 from pixelrefer_ros.training.precision import mixed_precision
 from pixelrefer_ros.training.rates import FINE_TUNING, FROM_NOTHING, LOW_RANK, Rates, rates_of
@@ -96,8 +96,10 @@ def train_language(out: Path, settings: LanguageSettings) -> bool:
     stages = list(zip((PERCEPTION, INSTRUCTIONS), settings.steps, settings.rates, strict=True))
     names = [stage.name for stage, _, _ in stages]
     done = names.index(progress["stage"]) if progress and progress["stage"] in names else 0
+    originals: dict[str, Tensor] = {}
     if settings.lora_rank:
         add_low_rank(network.language, settings.lora_rank)
+        originals = halve_frozen(network.language) if settings.bf16 else {}
     learner = Learner(network).to(settings.device).train()
     recipe |= {"parameters": parameter_count(network), "parts": sorted(modules_of(network))}
     if progress is None:  # otherwise the recipe there stays until the state has been taken up
@@ -146,7 +148,7 @@ def train_language(out: Path, settings: LanguageSettings) -> bool:
                 write()
             return False
     if settings.lora_rank:
-        merge_low_rank(network.language)
+        merge_low_rank(network.language, originals)
     if kept is None or kept.best is None:  # otherwise the best weights are there already
         write()
     return True

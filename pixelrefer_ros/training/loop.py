@@ -14,13 +14,13 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import get_wsd_schedule
 
 from pixelrefer_ros.errors import CheckpointError, ParameterError
-from pixelrefer_ros.runtime.whole_files import write_whole
+from pixelrefer_ros.runtime.whole_files import write_tensors, write_whole
 from pixelrefer_ros.training import processes
 from pixelrefer_ros.training.optimizers import optimizers_of
 from pixelrefer_ros.training.table import append_row
@@ -58,6 +58,10 @@ class Pace:
     validate_every: int = 0
     flat: float = 0.0
     schedule: float = 1.0
+
+
+class Diverged(ParameterError):
+    """The loss is no number: what was learned is of no use, and is not saved."""
 
 
 class Loop:
@@ -147,11 +151,33 @@ class Loop:
     ) -> None:
         """Trains until the items end or the deadline has passed, and saves the state; one step at least.
 
+        Whatever fails on the way, the state is saved before the error is raised: the run can go on.
+
         Args:
             items: the data from step `step` on, one per step.
             losses: of one item; "loss" has gradients, everything is averaged into the log.
             validate: given the steps done, values for the validation's own log.
+
+        Raises:
+            Diverged: the loss is no number.
+            Exception: of the items, the losses or the validation.
         """
+        began = self.step
+        try:
+            self._run(items, losses, validate)
+        except Diverged:
+            raise
+        except Exception:
+            if self.step > began:
+                self.save()
+            raise
+
+    def _run(
+        self,
+        items: Iterable[Item],
+        losses: Callable[[Item], Mapping[str, Tensor | float]],
+        validate: Callable[[int], Mapping[str, float]] | None,
+    ) -> None:
         processes.wait()  # all have read the state that the first one will write anew
         processes.share(self.module)
         started = time.monotonic()
@@ -198,16 +224,12 @@ class Loop:
                 moments = {f"{_MOMENTS}{place}/{number}/{name}": value for name, value in values.items()}
                 state |= {key: value.detach().cpu() for key, value in moments.items()}
         progress = json.dumps({"stage": self.stage, "step": self.step, "steps": self.pace.steps})
-        part = self._out / f"{STATE}.part"
-        save_file(_untied(state), part, metadata={_PROGRESS: progress})
-        part.replace(self._out / STATE)
+        write_tensors(self._out / STATE, _untied(state), {_PROGRESS: progress})
         write_whole(self._out / PROGRESS, f"{progress}\n".encode())
 
     def _update(self, loss: Tensor | float) -> None:
         if not isinstance(loss, Tensor) or not torch.isfinite(loss):
-            raise ParameterError(
-                f"{self.stage}: the loss is {loss} at step {self.step}: lower the learning rate"
-            )
+            raise Diverged(f"{self.stage}: the loss is {loss} at step {self.step}: lower the learning rate")
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from pixelrefer_ros.errors import ParameterError
 
@@ -30,18 +32,49 @@ def add_low_rank(language: nn.Module, rank: int) -> None:
         parameter.requires_grad_("lora_" in name)
 
 
-def merge_low_rank(language: nn.Module) -> None:
-    """Adds the updates to the weights they belong to, in place, and takes them out: plain layers are left.
+def halve_frozen(language: nn.Module) -> dict[str, Tensor]:
+    """Holds the weights that have updates in bfloat16, for products in bfloat16, until `merge_low_rank`.
+
+    Autocast would make, and keep for the gradient, a copy of each in every call: it caches only the copies of
+    weights that learn.
+
+    Returns:
+        The weights themselves, on the CPU, by the names of their layers.
 
     Raises:
         ParameterError: peft is not installed.
     """
-    layer_kind = _peft().tuners.tuners_utils.BaseTunerLayer
-    layers: list[tuple[str, Any]] = [(n, m) for n, m in language.named_modules() if isinstance(m, layer_kind)]
-    for name, layer in layers:
+    kept = {}
+    for name, layer in _updated(language):
+        weight = layer.get_base_layer().weight
+        kept[name] = weight.detach().cpu().clone()
+        weight.data = weight.data.to(torch.bfloat16)
+    return kept
+
+
+def merge_low_rank(language: nn.Module, kept: Mapping[str, Tensor] | None = None) -> None:
+    """Adds the updates to the weights they belong to, in place, and takes them out: plain layers are left.
+
+    Args:
+        language: of `add_low_rank`.
+        kept: of `halve_frozen`, if that was called.
+
+    Raises:
+        ParameterError: peft is not installed.
+    """
+    for name, layer in list(_updated(language)):
+        if kept:
+            weight = layer.get_base_layer().weight
+            weight.data = kept[name].to(weight.device)
         layer.merge()
         parent, _, child = name.rpartition(".")
         setattr(language.get_submodule(parent), child, layer.get_base_layer())
+
+
+def _updated(language: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The layers that have updates, by name."""
+    kind = _peft().tuners.tuners_utils.BaseTunerLayer
+    return ((name, module) for name, module in language.named_modules() if isinstance(module, kind))
 
 
 def _peft() -> Any:

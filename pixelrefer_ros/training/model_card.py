@@ -85,7 +85,8 @@ def card(folder: Path, report: Mapping[str, Any], *, trained_on: str = "") -> st
 
     Raises:
         CheckpointError: the folder holds no weights or no recipe.
-        InputFileError: the report has no scores of such a model, or is not of the test split.
+        InputFileError: the report has no scores of such a model, or is not of the test split; or the model
+            went on from another checkpoint.
     """
     kind = _kind(folder)
     _check(folder, kind, report)
@@ -93,11 +94,16 @@ def card(folder: Path, report: Mapping[str, Any], *, trained_on: str = "") -> st
 
 
 def _check(folder: Path, kind: str, report: Mapping[str, Any]) -> None:
-    """The scores must be of these weights, on test scenes."""
+    """The scores must be of these weights, on test scenes; and these must have begun as random numbers."""
     if report.get("split") != "test" or _SCORED[kind] not in report:
         raise InputFileError(
             f"the report is of {report.get('split')} scenes and has {', '.join(report)}: the card of a "
             f"{kind} model needs {_SCORED[kind]!r} of test scenes; run `pixelrefer evaluate shapes` with it"
+        )
+    if started := _recipe(folder).get("start_from"):
+        raise InputFileError(
+            f"{folder} went on from {started}: this card is of what learned on the shapes world alone; "
+            "write down what that checkpoint's card and your data say"
         )
     scored, found = report[_NAMED[kind]], content_name(folder)
     if scored != found:

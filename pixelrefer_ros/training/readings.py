@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from pixelrefer_ros.model import ChatTokenizer, PixelReferNetwork
+from pixelrefer_ros.runtime.whole_files import write_tensors
 from pixelrefer_ros.training.comparison_heads import ComparisonHeads
 from pixelrefer_ros.training.language_loss import AnswerLoss
 from pixelrefer_ros.training.object_facts import Facts
@@ -63,8 +64,8 @@ class Readings:
     def save(self, folder: Path) -> None:
         """Writes them as safetensors."""
         self.signs.save(folder / SIGNS)
-        save_file(self.sides.state_dict(), folder / SIDES)
-        save_file(self.comparisons.state_dict(), folder / COMPARISONS)
+        write_tensors(folder / SIDES, self.sides.state_dict())
+        write_tensors(folder / COMPARISONS, self.comparisons.state_dict())
 
     def frozen(self) -> Readings:
         """The same, to be learned from."""

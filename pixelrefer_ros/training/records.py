@@ -124,13 +124,21 @@ def _load(file: Path) -> list[Any]:
     try:
         text = file.read_text(encoding="utf-8")
         if file.suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
+            lines = enumerate(text.split("\n"), 1)  # not splitlines: a text may hold U+2028 as it is
+            return [_line(file, number, line) for number, line in lines if line.strip()]
         records = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise InputFileError(f"{file} cannot be read as JSON ({error})") from error
     if not isinstance(records, list):
         raise InputFileError(f"{file} holds a JSON {type(records).__name__}: it must be a list of records")
     return records
+
+
+def _line(file: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputFileError(f"{file}, line {number} cannot be read as JSON ({error})") from error
 
 
 def _turns(number: int, record: Any, media: Path, skipped: Skipped) -> list[RecordTurn]:
@@ -244,7 +252,7 @@ def _segmentation(value: Any) -> Any:
 
 
 def _empty(segmentation: Any, size: tuple[int, int] | None) -> bool:
-    if size is None and isinstance(segmentation, list):
+    if size is None and isinstance(segmentation, list) and segmentation:
         return False  # polygons wait for their picture's size
     try:
         return is_empty(segmentation, size)

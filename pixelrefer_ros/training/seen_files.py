@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from pixelrefer_ros.runtime.whole_files import write_tensors
 from pixelrefer_ros.training.asked import Asked
 from pixelrefer_ros.training.infusion_views import Seen
 from pixelrefer_ros.training.object_facts import Facts
@@ -55,10 +56,8 @@ class SeenFiles:
             tensors |= {name: getattr(seen, name) for name in _OF_VIEWS}
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._path(number)
-        part = path.with_suffix(".part")
         whole = {name: value.cpu().contiguous() for name, value in tensors.items()}
-        save_file(whole, part, metadata={_DEPENDS: depends_on})
-        part.replace(path)
+        write_tensors(path, whole, {_DEPENDS: depends_on})
 
     def asked(self, number: int) -> Asked:
         """The questions."""

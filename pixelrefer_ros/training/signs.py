@@ -13,10 +13,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pixelrefer_ros.model import ChatTokenizer
+from pixelrefer_ros.runtime.whole_files import write_tensors
 from pixelrefer_ros.training.object_facts import SIDES, WHO, Facts
 from pixelrefer_ros.training.world import BOARD, COLORS, NOTHING, SIZES, SURFACES
 
@@ -110,7 +111,7 @@ class Signs(nn.Module):
 
     def save(self, path: Path) -> None:
         """Writes them as safetensors, with the words as they are now."""
-        save_file(self.state_dict() | {"words": self._words().detach().clone()}, path)
+        write_tensors(path, self.state_dict() | {"words": self._words().detach().clone()})
 
     def load(self, path: Path) -> Signs:
         """Takes up signs that were saved; they are settled."""

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pixelrefer_ros.model import PixelReferNetwork
+from pixelrefer_ros.training import processes
 from pixelrefer_ros.training.checkpoints import tokenizer_of
 from pixelrefer_ros.training.data import Batch, repeated
 from pixelrefer_ros.training.language_settings import TRAINING, LanguageSettings
@@ -109,7 +111,8 @@ def record_data(
         InputFileError: too many of those held back cannot be read; the batches raise it, too.
     """
     learned, others = held_back(turns)
-    _log.info("%d questions to learn from, %d held back", len(learned), len(others))
+    if processes.is_first():
+        print(_shown_in_words(len(learned), len(others), settings, place), file=sys.stderr)
 
     def of(chosen: list[RecordTurn], questions: int) -> tuple[RecordBatches, Failures]:
         batches = RecordBatches(
@@ -131,3 +134,12 @@ def record_data(
         return StageData(shown, None)
     held, failed = of(others, 1)
     return StageData(shown, BatchValidation([failed.sifted(held[n]) for n in range(len(others))]))
+
+
+def _shown_in_words(learned: int, others: int, settings: LanguageSettings, place: int) -> str:
+    """How much there is, and how often a stage shows it: only the user knows whether that is enough."""
+    steps, each = settings.steps[place], settings.questions * settings.processes
+    return (
+        f"stage {place + 1}: {learned} questions to learn from, {others} held back; {steps} steps of {each} "
+        f"show each {steps * each / learned:.2g} times (--steps, --questions)"
+    )

@@ -24,7 +24,13 @@ from pixelrefer_ros.training.run_folder import plain, recipe_for, write_recipe
 from pixelrefer_ros.training.tracker_clips import ClipBatches, Clips
 from pixelrefer_ros.training.tracker_loss import Follower
 from pixelrefer_ros.training.tracker_model import freeze_tables, new_tracker, resized, write_tracker
-from pixelrefer_ros.training.tracker_settings import STAGES, TrackerSettings, TrackerStage
+from pixelrefer_ros.training.tracker_settings import (
+    FURTHER_STAGES,
+    FURTHER_STEPS,
+    STAGES,
+    TrackerSettings,
+    TrackerStage,
+)
 from pixelrefer_ros.training.tracker_validation import TrackerValidation
 from pixelrefer_ros.training.validation import KeptBest
 
@@ -33,6 +39,7 @@ __all__ = [
     "TrackerSettings",
     "TrackerStage",
     "clip_losses",
+    "further_settings",
     "new_tracker",
     "train_tracker",
     "write_tracker",
@@ -90,6 +97,19 @@ def train_tracker(out: Path, settings: TrackerSettings) -> bool:
     if kept is None or kept.best is None:  # otherwise the best weights are there already
         _write(model, out)
     return True
+
+
+def further_settings(start_from: Path) -> dict[str, Any]:
+    """What differs where a checkpoint is trained further: for `TrackerSettings`, unless the user says it.
+
+    Args:
+        start_from: of the checkpoint.
+
+    Raises:
+        CheckpointError: it cannot be loaded.
+    """
+    own = int(load_sam2(start_from).config.image_size)
+    return {"image_size": own, "stages": FURTHER_STAGES, "steps": FURTHER_STEPS}
 
 
 def _write(model: Sam2VideoModel, out: Path) -> None:

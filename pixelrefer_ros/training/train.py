@@ -85,9 +85,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         nargs=5,
         metavar=("SKETCHES", "CLIPS", "HIDING", "PICTURES", "FILMS"),
-        help="of the stages; 0 leaves one out",
+        help="of the stages; 0 leaves one out (with --from, the first three if nothing is said)",
     )
-    tracker.add_argument("--image-size", type=int, help="side of the model's input, px")
+    tracker.add_argument(
+        "--image-size", type=int, help="side of the model's input, px; with --from, the checkpoint's own"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -132,10 +134,18 @@ def _train(args: argparse.Namespace, device: str, process: int = 0) -> None:
         "process": process,
         "start_from": args.start_from,
     }
-    for name in ("scenes", "workers", "validate_every"):
+    for name in ("scenes", "workers", "validate_every", "save_every"):
         if getattr(args, name) is not None:
             given[name] = getattr(args, name)
-    finished = _language(args, given) if args.model == "language" else _tracker(args, given)
+    try:
+        finished = _language(args, given) if args.model == "language" else _tracker(args, given)
+    except torch.OutOfMemoryError as error:
+        shown = "--questions (of --data) or --scenes" if args.model == "language" else "--scenes"
+        less = ", or --lora" if args.model == "language" and args.start_from and not args.lora else ""
+        raise ParameterError(
+            f"{device} has too little memory: give another --out and fewer {shown}{less}; "
+            f"docs/training.md says what a model needs ({str(error).splitlines()[0]})"
+        ) from error
     if process == 0:
         command = "finished" if finished else "stopped: the same command goes on"
         print(f"{args.out}: {command}")
@@ -164,8 +174,10 @@ def _language(args: argparse.Namespace, given: dict[str, Any]) -> bool:
 
 
 def _tracker(args: argparse.Namespace, given: dict[str, Any]) -> bool:
-    from pixelrefer_ros.training.tracker import TrackerSettings, train_tracker
+    from pixelrefer_ros.training.tracker import TrackerSettings, further_settings, train_tracker
 
+    if args.start_from is not None:
+        given |= further_settings(args.start_from)
     if args.steps is not None:
         given["steps"] = tuple(args.steps)
     if args.image_size is not None:
@@ -186,6 +198,9 @@ def _common(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="STEPS",
         help="score validation scenes, and keep the best; 0: never",
+    )
+    parser.add_argument(
+        "--save-every", type=int, metavar="STEPS", help="save the state, from which a stopped run goes on"
     )
     parser.add_argument(
         "--threads", type=int, help="of the computation on a CPU; default: torch's own choice"
@@ -212,7 +227,7 @@ def _check(args: argparse.Namespace) -> None:
     lowest |= {"--threads": (args.threads, 1), "--processes": (args.processes, 1)}
     lowest |= {"--minutes": (args.minutes, 0)}
     lowest |= {"--steps": (None if args.steps is None else min(args.steps), 0)}
-    lowest |= {"--validate-every": (args.validate_every, 0)}
+    lowest |= {"--validate-every": (args.validate_every, 0), "--save-every": (args.save_every, 1)}
     if args.model == "language":
         lowest |= {"--lora": (args.lora, 0), "--mask-num": (args.mask_num, 1)}
         lowest |= {f"--{what}-steps": (getattr(args, f"{what}_steps"), 0) for what in _PREPARING}

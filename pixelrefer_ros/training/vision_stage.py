@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import VideoLlama3VisionModel
 
 from pixelrefer_ros.model import PixelReferNetwork
+from pixelrefer_ros.runtime.whole_files import write_tensors
 from pixelrefer_ros.training.language_settings import LanguageSettings
 from pixelrefer_ros.training.loop import Loop, Pace
 from pixelrefer_ros.training.optimizers import parameter_groups
@@ -94,5 +95,5 @@ def teach_vision(
         )
     loop.save()
     if loop.finished and is_first():
-        save_file(heads.state_dict(), out / _HEADS.format(stage))
+        write_tensors(out / _HEADS.format(stage), heads.state_dict())
     return loop.finished
