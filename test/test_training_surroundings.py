@@ -93,6 +93,30 @@ def test_who_is_on_a_side_beside_others_is_as_right_as_the_nearest_one():
     assert not right("Nothing.")
 
 
+def test_a_no_may_name_anybody_who_is_on_that_side_and_nobody_else():
+    sight = sight_of(
+        circle("white", 160, 200, 15),
+        circle("red", 165, 150, 15),
+        circle("blue", 140, 60, 15),
+        circle("green", 40, 60, 15),  # a diagonal
+    )
+    asked = [is_beside(Asking(np.random.default_rng(seed), sight, 0, (0,))) for seed in range(60)]
+    above = [draft for draft in asked if draft is not None and " above " in draft.question]
+    denied = next(draft for draft in above if draft.answer.endswith(": no."))
+    agreed = next(draft for draft in above if draft.answer.endswith(": yes."))
+
+    def right(draft, answer: str) -> bool:
+        return score(parse(answer), draft.facts, draft.known, draft.alternatives).correct
+
+    assert right(denied, denied.answer) and right(denied, "No.")
+    assert right(denied, "There is a blue circle: no.")
+    for other in ("green circle", "white circle", "blue square"):
+        assert not right(denied, f"There is a {other}: no."), other
+    assert not right(denied, "There is a blue circle: yes.")
+    assert right(agreed, agreed.answer)
+    assert not right(agreed, "There is a blue circle: yes."), "it is asked for another one"
+
+
 def test_no_other_color_is_asked_for_where_the_scene_has_them_all():
     grid = [(x, y) for y in (40, 120, 200) for x in (50, 160, 270)]
     colors = tuple(COLORS)

@@ -10,6 +10,7 @@ from pixelrefer_ros.training.world.questions.draft import Asking, Draft, article
 from pixelrefer_ros.training.world.surroundings import (
     NOTHING,
     SIDES,
+    Side,
     all_beside,
     behind,
     beside,
@@ -67,15 +68,15 @@ def object_beside(asking: Asking) -> Draft | None:
         return None
     who = NOTHING if isinstance(found, str) else name(asking.sight, found)
     draft = _named(asking, _BESIDE, who, side=SIDE_WORDS[side])
-    there = [
-        other for where, other in all_beside(asking.sight, asking.number, asking.newest) if where == side
-    ]
-    facts = [_facts(name(asking.sight, other)) for other in there]
+    facts = _of_everybody(asking, side)
     return replace(draft, alternatives=tuple(own for own in facts if own != draft.facts))
 
 
 def is_beside(asking: Asking) -> Draft | None:
-    """Whether a certain object is on one side; where the answer is no, its colour is another one."""
+    """Whether a certain object is on one side; where the answer is no, its colour is another one.
+
+    A no may name the nearest one there, or whoever else is straight there.
+    """
     side = tuple(SIDES)[int(asking.rng.integers(4))]
     found = beside(asking.sight, asking.number, asking.newest, side)
     if not isinstance(found, int):
@@ -92,7 +93,16 @@ def is_beside(asking: Asking) -> Draft | None:
     yes, words = "yes" if true else "no", {"a": article(asked), "found": article(there)}
     phrased = asking.phrase(_IS_BESIDE, side=SIDE_WORDS[side], yes=yes, **words)
     known = zip(("color", "shape"), there.split(), strict=True)
-    return asking.draft(phrased, [("answer", yes)], known=known)
+    draft = asking.draft(phrased, [("answer", yes)], known=known)
+    if true:
+        return draft
+    return replace(draft, alternatives=tuple(draft.facts | own for own in _of_everybody(asking, side)))
+
+
+def _of_everybody(asking: Asking, side: Side) -> list[Facts]:
+    """What names each of those who are straight on a side."""
+    seen = all_beside(asking.sight, asking.number, asking.newest)
+    return [_facts(name(asking.sight, other)) for where, other in seen if where == side]
 
 
 def front(asking: Asking) -> Draft | None:
