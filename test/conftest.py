@@ -97,6 +97,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             raise pytest.UsageError(f"{alone[0]} is in no group of pytest-xdist: use the pinned versions")
 
 
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training compiles nothing: it takes longer than a test of something else does."""
+    from pixelrefer_ros.training import fused
+
+    monkeypatch.setattr(fused, "_failed", True)
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Torch keeps to one core: the machine is shared by other tests."""

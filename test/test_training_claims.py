@@ -66,7 +66,7 @@ def test_what_could_be_said_is_learned_and_is_no_part_of_the_answer(folder):
         ]
     )
     asked, without = TextRows.padded([row]), TextRows.padded([plain])
-    embeddings = network.language.model.embed_tokens(asked.ids)
+    embeddings = network.language.model.embed_tokens(asked.ids[0])  # of one row: packed as it is
     learned, other = (embedded_loss(network, embeddings, text) for text in (asked, without))
     assert torch.equal(learned.lengths, other.lengths)
     assert torch.equal(learned.mistakes, other.mistakes)

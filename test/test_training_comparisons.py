@@ -12,6 +12,7 @@ import torch
 from pixelrefer_ros.training.checkpoints import new_network
 from pixelrefer_ros.training.comparison_heads import ComparisonHeads, Comparisons
 from pixelrefer_ros.training.language_loss import embedded_loss, place_tokens
+from pixelrefer_ros.training.language_pass import Packed
 from pixelrefer_ros.training.object_facts import COLUMNS, EMPTY, OWN, SIDES, UNCLEAR, Facts
 from pixelrefer_ros.training.reading import ReadingBatches
 from pixelrefer_ros.training.runs import Runs
@@ -227,9 +228,12 @@ def test_states_are_what_the_language_model_has_at_each_object(batch, network):
     count = network.config.mask_num
     signs = Signs(network.config.language.hidden_size, count)
     with torch.no_grad():
-        embeddings = place_tokens(network, batch.rows.ids, signs(batch.facts)[batch.views])
+        embeddings = place_tokens(network, batch.rows, signs(batch.facts)[batch.views])
         found = embedded_loss(network, embeddings, batch.rows)
-        hidden = network.language.model(inputs_embeds=embeddings, output_hidden_states=True).hidden_states
+        packed = Packed.of(batch.rows)
+        padded = torch.zeros(*batch.rows.ids.shape, embeddings.shape[1])
+        padded[packed.rows, packed.columns] = embeddings
+        hidden = network.language.model(inputs_embeds=padded, output_hidden_states=True).hidden_states
     rows, columns = (batch.rows.ids == network.config.region_token_id).nonzero().unbind(dim=1)
     assert torch.equal(found.rows_of_runs, rows[::count])
     early = hidden[min(2, len(hidden) - 1)][rows, columns].unflatten(0, (-1, count))

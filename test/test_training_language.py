@@ -10,7 +10,7 @@ from micro_language import MICRO, SCENE, STAGE
 
 from pixelrefer_ros.model import PixelReferLite, patchify
 from pixelrefer_ros.model.kmeans import aggregate
-from pixelrefer_ros.training import language_loss
+from pixelrefer_ros.training import language_pass
 from pixelrefer_ros.training.checkpoints import (
     new_network,
     trainable_network,
@@ -25,6 +25,7 @@ from pixelrefer_ros.training.language_loss import (
     prompt_embeddings,
     view_tokens,
 )
+from pixelrefer_ros.training.language_pass import Packed, encode_rows
 from pixelrefer_ros.training.region_pass import aggregate_all
 from pixelrefer_ros.training.text_rows import IGNORED
 from pixelrefer_ros.training.vision_pass import encode_pictures
@@ -67,7 +68,7 @@ def test_training_sees_what_inference_sees(micro_folder):
     network = trainable_network(micro_folder)
     example = next(e for e in scene_examples(5, 8, settings=SCENE) if len(e.frames) == 1)
     batch = make_batch([example], model._tokenizer, model.config)
-    trained = prompt_embeddings(network, batch)[0]
+    trained = prompt_embeddings(network, batch)  # of one prompt: packed as it is
     frame = example.frames[0]
     tokens = model.encode_objects(
         frame.rgb, [masks[0] for masks in example.masks], model.encode_global(frame.rgb)
@@ -125,6 +126,7 @@ def test_tokens_of_many_objects_are_those_of_each(count):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_half_precision_changes_the_loss_little(micro_folder, micro_batches):
     network = new_network(micro_folder, seed=0)
     whole = losses(network, micro_batches[0], bf16=False)["loss"]
@@ -134,13 +136,43 @@ def test_half_precision_changes_the_loss_little(micro_folder, micro_batches):
     torch.testing.assert_close(half, whole, rtol=1e-2, atol=0)
 
 
-def test_rows_of_like_length_together_have_the_loss_of_all_in_one(micro_folder, micro_batches, monkeypatch):
+def test_prompts_in_several_passes_have_the_loss_of_all_in_one(micro_folder, micro_batches, monkeypatch):
     network = new_network(micro_folder, seed=0)
     whole = answer_loss(network, micro_batches[0])
-    monkeypatch.setattr(language_loss, "_FEWEST_TOKENS", 1)
+    monkeypatch.setattr(language_pass, "TOKENS_PER_PASS", {"cpu": 100})
     parts = answer_loss(network, micro_batches[0])
     torch.testing.assert_close(parts.loss, whole.loss, atol=1e-5, rtol=1e-5)
     assert (parts.right, parts.answers, parts.tokens) == (whole.right, whole.answers, whole.tokens)
+
+
+@pytest.mark.parametrize("most", [1, 60, 4096])
+def test_packed_prompts_have_the_states_and_gradients_of_padded_ones(
+    micro_folder, micro_batches, monkeypatch, most
+):
+    monkeypatch.setattr(language_pass, "TOKENS_PER_PASS", {"cpu": most})
+    network = new_network(micro_folder, seed=0)
+    model, packed = network.language.model, Packed.of(text := micro_batches[0].rows)
+    assert sorted(packed.lengths) == packed.lengths and len(set(packed.lengths)) > 1
+    weights = torch.randn(
+        len(packed.rows), model.config.hidden_size, generator=torch.Generator().manual_seed(0)
+    )
+
+    def gradients(states: torch.Tensor) -> list[torch.Tensor]:
+        model.zero_grad()
+        (states * weights).sum().backward()
+        return [parameter.grad.clone() for parameter in model.parameters()]
+
+    together, [first, last] = encode_rows(
+        model, model.embed_tokens(packed.of_token(text.ids)), packed, (1, len(model.layers))
+    )
+    padded = model(input_ids=text.ids, use_cache=False, output_hidden_states=True)
+    # Sums in another order: float32 differs in its last bits.
+    torch.testing.assert_close(together, packed.of_token(padded.last_hidden_state), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(first, packed.of_token(padded.hidden_states[1]), atol=1e-5, rtol=1e-4)
+    assert torch.equal(last, together)
+    alone = gradients(packed.of_token(padded.last_hidden_state))
+    for one, other in zip(gradients(together), alone, strict=True):
+        assert (one - other).norm() <= 1e-4 * other.norm() + 1e-4
 
 
 def test_pictures_that_do_not_teach_are_seen_all_the_same(micro_folder):

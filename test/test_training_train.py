@@ -202,6 +202,7 @@ def test_holding_them_so_changes_no_number_of_training_in_bfloat16(trained):
     assert all(torch.equal(one, other) for one, other in zip(held, plain, strict=True))
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_low_rank_training_learns_updates_and_leaves_a_plain_checkpoint(trained, tmp_path):
     pytest.importorskip("peft", reason="LoRA is optional")
     given = ("language", "--out", tmp_path / "tuned", "--from", trained, "--steps", 4, 0, "--scenes", 1)

@@ -79,7 +79,7 @@ def projected_loss(
     if noisy:  # of its own for each token, and shared by all tokens of a view
         given = given + _NOISE * (torch.randn_like(given) + torch.randn_like(given[:, :1]))
     tokens = network.object_encoder.feat_linear(given)[batch.views]
-    return embedded_loss(network, place_tokens(network, batch.rows.ids, tokens), batch.rows, rivals)
+    return embedded_loss(network, place_tokens(network, batch.rows, tokens), batch.rows, rivals)
 
 
 def teach_infusion(network: PixelReferNetwork, folder: Path, out: Path, settings: LanguageSettings) -> bool:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,15 +13,14 @@ from torch import Tensor
 
 from pixelrefer_ros.model import ObjectCrop, PixelReferNetwork, patch_positions
 from pixelrefer_ros.training.data import Batch, Pictures
+from pixelrefer_ros.training.language_pass import Packed, encode_rows
 from pixelrefer_ros.training.region_pass import aggregate_all
 from pixelrefer_ros.training.rivals import WordRivals
 from pixelrefer_ros.training.text_rows import IGNORED, TextRows
 from pixelrefer_ros.training.vision_pass import encode_pictures
 from pixelrefer_ros.types import RgbImage
 
-_PADDING = 0.2  # of a group of rows that go through the language model together
 _EARLY, _LATE = 2, 3  # layers
-_FEWEST_TOKENS = 512  # of a group: smaller ones cost more in calls than they save in padding
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,81 +76,58 @@ def answer_loss(network: PixelReferNetwork, batch: Batch, rivals: WordRivals | N
 def embedded_loss(
     network: PixelReferNetwork, embeddings: Tensor, text: TextRows, rivals: WordRivals | None = None
 ) -> AnswerLoss:
-    """The same of prompts and answers already embedded, (B, L, D)."""
-    targets = text.labels.to(network.device)[:, 1:]
-    answered = targets == text.ids.to(network.device)[:, 1:]  # the others only could be said there
-    hidden: list[Tensor] = []
-    wanted: list[Tensor] = []
-    row: list[Tensor] = []
-    said: list[Tensor] = []
-    written: list[Tensor] = []
-    count = network.config.mask_num
-    places_of_runs = torch.eq(text.ids, network.config.region_token_id or 0).nonzero().to(network.device)
-    states = embeddings.new_zeros(2, len(places_of_runs), embeddings.shape[-1])
-    groups = list(_groups(text.length))
-    # Put in order once: for each group a gradient as large as the batch would cost a tenth of a step.
-    ordered = embeddings[torch.cat([rows for rows, _ in groups]).to(network.device)]
-    parts = ordered.split([len(rows) for rows, _ in groups])
-    for (rows, length), part in zip(groups, parts, strict=True):
-        places = rows.to(network.device)
-        # Rows are padded on their right, where a causal model's tokens never look: no mask is needed.
-        output = network.language.model(
-            inputs_embeds=part[:, :length], use_cache=False, output_hidden_states=True
-        )
-        found = output.last_hidden_state
-        among = torch.full((len(embeddings),), -1, device=network.device)
-        among[places] = torch.arange(len(places), device=network.device)
-        its = among[places_of_runs[:, 0]].ge(0).nonzero().flatten()
-        both = torch.stack([output.hidden_states[layer] for layer in _read_after(output.hidden_states)])
-        found_there = both[:, among[places_of_runs[its, 0]], places_of_runs[its, 1]]
-        states = states.index_copy(1, its, found_there.to(states.dtype))
-        own = targets[places, : length - 1]
-        asked = own != IGNORED
-        hidden.append(found[:, :-1][asked])  # logits only where an answer is: saves the most
-        wanted.append(own[asked])
-        row.append(places[asked.nonzero()[:, 0]])
-        written.append(answered[places, : length - 1][asked])
-        if rivals is not None:
-            ids = text.ids[rows, : length - 1].to(network.device)
-            said.append(torch.stack([ids, ids.roll(1, dims=1)])[:, asked])
-    logits = network.language.lm_head(torch.cat(hidden)).float()
-    answers, right_ones = torch.cat(wanted), torch.cat(row)
-    wrong = ((logits.argmax(-1) != answers) & torch.cat(written)).long()
+    """The same of prompts and answers already embedded and packed, (T, D), as `place_tokens` does."""
+    device, packed = network.device, Packed.of(text)
+    early, late = _read_after(network)
+    # Index arithmetic is on the CPU: a GPU would be waited for at each of these.
+    ids = packed.of_token(text.ids)
+    targets = packed.of_token(F.pad(text.labels[:, 1:], (0, 1), value=IGNORED))
+    answered = targets == packed.of_token(F.pad(text.ids[:, 1:], (0, 1)))  # the others only could be said
+    asked = (targets != IGNORED).nonzero().flatten()  # logits only where an answer is: saves the most
+    shown = packed.in_reading_order(torch.eq(ids, network.config.region_token_id or 0)).to(device)
+    hidden, (read_early, read_late) = encode_rows(network.language.model, embeddings, packed, (early, late))
+    logits = network.language.lm_head(hidden[asked.to(device)]).float()
+    answers, row, written = targets[asked].to(device), packed.rows[asked], answered[asked]
+    wrong = ((logits.argmax(-1) != answers) & written.to(device)).long()
     if rivals is not None:
-        logits = rivals(logits, answers, *torch.cat(said, dim=1))
-    mistakes = torch.zeros(len(targets), dtype=torch.long, device=network.device)
-    mistakes.index_add_(0, right_ones, wrong)
-    lengths = answered.sum(dim=1)
-    weights = lengths.float().rsqrt()[right_ones]
+        said = torch.stack([text.ids, text.ids.roll(1, dims=1)])
+        logits = rivals(logits, answers, *(packed.of_token(of)[asked].to(device) for of in said))
+    mistakes = torch.zeros(len(text.ids), dtype=torch.long, device=device)
+    mistakes.index_add_(0, row.to(device), wrong)
+    lengths = torch.zeros(len(text.ids), dtype=torch.long).index_add_(0, row, written.long())
+    weights = lengths.float().rsqrt()[row].to(device)
+    count = network.config.mask_num
     return AnswerLoss(
         loss=(F.cross_entropy(logits, answers, reduction="none") * weights).sum() / weights.sum(),
         mistakes=mistakes,
-        lengths=lengths,
-        early=states[0].unflatten(0, (-1, count)),
-        late=states[1].unflatten(0, (-1, count))[:, -1],
-        rows_of_runs=places_of_runs[::count, 0].cpu(),
+        lengths=lengths.to(device),
+        early=read_early[shown].unflatten(0, (-1, count)),
+        late=read_late[shown].unflatten(0, (-1, count))[:, -1],
+        rows_of_runs=packed.rows[shown.cpu()][::count],
     )
 
 
-def _read_after(states: Sequence[Tensor]) -> tuple[int, int]:
-    """After how many layers hidden states are read: of all layers' states, the embeddings being the first."""
-    return min(_EARLY, len(states) - 1), min(_LATE, len(states) - 2)
+def _read_after(network: PixelReferNetwork) -> tuple[int, int]:
+    """After how many layers hidden states are read."""
+    layers = len(network.language.model.layers)
+    return min(_EARLY, layers), min(_LATE, max(1, layers - 1))
 
 
 def prompt_embeddings(network: PixelReferNetwork, batch: Batch) -> Tensor:
-    """(B, L, D): prompts and answers, with object tokens."""
-    return place_tokens(network, batch.rows.ids, view_tokens(network, batch)[batch.views])
+    """(T, D): prompts and answers, packed, with object tokens."""
+    return place_tokens(network, batch.rows, view_tokens(network, batch)[batch.views])
 
 
-def place_tokens(network: PixelReferNetwork, ids: Tensor, tokens: Tensor) -> Tensor:
-    """(B, L, D): the i-th ``<REGION>`` token of the ids becomes the i-th of the object tokens (P, n, D)."""
-    ids = ids.to(network.device)
-    embeddings = network.language.model.embed_tokens(ids)
+def place_tokens(network: PixelReferNetwork, text: TextRows, tokens: Tensor) -> Tensor:
+    """(T, D), packed: the i-th ``<REGION>`` token of the prompts becomes the i-th of the tokens (P, n, D)."""
+    packed = Packed.of(text)
+    ids = packed.of_token(text.ids)
+    embeddings = network.language.model.embed_tokens(ids.to(network.device))
     tokens = tokens.flatten(0, 1).to(embeddings.dtype)
-    places = torch.eq(ids, network.config.region_token_id or 0).flatten().nonzero().flatten()
+    places = packed.in_reading_order(torch.eq(ids, network.config.region_token_id or 0))
     if len(places) != len(tokens):
         raise ValueError(f"the batch has {len(places)} places for object tokens; {len(tokens)} were made")
-    return embeddings.flatten(0, 1).index_copy(0, places, tokens).view_as(embeddings)
+    return embeddings.index_copy(0, places.to(network.device), tokens)
 
 
 def view_tokens(network: PixelReferNetwork, batch: Pictures) -> Tensor:
@@ -229,16 +205,3 @@ def picture_features(
             encode_pictures(network.vision, [p for p, on in zip(pictures, learns, strict=True) if not on])
         )
     return [next(learning_ones if learning else others) for learning in learns]
-
-
-def _groups(lengths: Tensor) -> Iterator[tuple[Tensor, int]]:
-    """Rows of similar length: their numbers, and the longest length."""
-    order = lengths.argsort(descending=True, stable=True)
-    descending = lengths[order].tolist()
-    start = tokens = 0
-    for end, length in enumerate(descending):
-        if tokens >= _FEWEST_TOKENS and length < (1 - _PADDING) * descending[start]:
-            yield order[start:end], int(descending[start])
-            start, tokens = end, 0
-        tokens += length
-    yield order[start:], int(descending[start])

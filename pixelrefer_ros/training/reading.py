@@ -108,7 +108,7 @@ class NewQuestions(Dataset["Asked | None"]):
 def reading_loss(network: PixelReferNetwork, signs: Signs, batch: Asked) -> AnswerLoss:
     """Of the answers, given signs in the places of object tokens."""
     tokens = signs(batch.facts)[batch.views]
-    return embedded_loss(network, place_tokens(network, batch.rows.ids, tokens), batch.rows)
+    return embedded_loss(network, place_tokens(network, batch.rows, tokens), batch.rows)
 
 
 def settle_words(language: Qwen2ForCausalLM) -> None:

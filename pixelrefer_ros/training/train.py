@@ -123,6 +123,9 @@ def run(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace, device: str, process: int = 0) -> None:
     import torch
 
+    from pixelrefer_ros.training.kept_memory import keep_memory
+
+    keep_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
     given: dict[str, Any] = {
