@@ -38,6 +38,7 @@ from pixelrefer_ros.training.checkpoints import (  # noqa: E402
 )
 from pixelrefer_ros.training.data import Batch  # noqa: E402
 from pixelrefer_ros.training.language import LanguageSettings, Learner  # noqa: E402
+from pixelrefer_ros.training.language_pass import Packed  # noqa: E402
 from pixelrefer_ros.training.stages import INSTRUCTIONS, PERCEPTION, Stage  # noqa: E402
 from pixelrefer_ros.training.text_rows import IGNORED  # noqa: E402
 from pixelrefer_ros.training.tracker import STAGES, TrackerSettings, new_tracker  # noqa: E402
@@ -70,9 +71,12 @@ def plain_loss(network: PixelReferNetwork, batch: Batch) -> Tensor:
 
     with mock.patch.object(language_loss, "encode_pictures", own_forward):
         embeddings = language_loss.prompt_embeddings(network, batch)
+    packed = Packed.of(batch.rows)
+    padded = embeddings.new_zeros(*batch.rows.ids.shape, embeddings.shape[1])
+    padded = padded.index_put((packed.rows, packed.columns), embeddings)
     mask = (torch.arange(batch.rows.ids.shape[1])[None] < batch.rows.length[:, None]).long()
     hidden = network.language.model(
-        inputs_embeds=embeddings, attention_mask=mask, use_cache=False
+        inputs_embeds=padded, attention_mask=mask, use_cache=False
     ).last_hidden_state
     targets = batch.rows.labels[:, 1:]
     asked = targets != IGNORED

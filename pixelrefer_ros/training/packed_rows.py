@@ -125,16 +125,19 @@ def _attend(
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, scale=scaling, is_causal=causal
         )
-    query = query * scaling
-    length = query.shape[-2]
+    query, length = query * scaling, query.shape[-2]
     later = query.new_full((length, length), float("-inf")).triu(1) if causal else None
+    hidden = (
+        None if mask is None else torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, float("-inf"))
+    )
     found = []
     for part in _powers_of_two(len(query)):
         scores = query[part] @ key[part].mT
+        # In place: neither gradient needs what the products were.
         if later is not None:
-            scores = scores + later
-        if mask is not None:
-            scores = scores.masked_fill(~mask[part], float("-inf"))
+            scores += later
+        if hidden is not None:
+            scores += hidden[part]
         found.append(scores.softmax(dim=-1) @ value[part])
     return found[0] if len(found) == 1 else torch.cat(found)
 
