@@ -14,8 +14,8 @@ def keep_memory() -> None:
     """Lets this process give no memory back before it ends; does nothing where the C library is not glibc.
 
     glibc hands arrays of more than some megabytes back to the system as soon as they are let go, and every
-    page of the next one is cleared anew when it is first touched. That took a quarter of a training step on
-    a CPU (a softmax of 2 x 4 x 576 x 576 bfloat16 10 ms instead of 3).
+    page of the next one is cleared anew when it is first touched. That took a fifth of a training step and
+    more on a CPU (a softmax of 2 x 4 x 576 x 576 bfloat16 10 ms instead of 3).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

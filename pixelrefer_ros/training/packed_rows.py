@@ -6,8 +6,8 @@ length.
 
 On a CPU products of bfloat16 are compiled for each size they have not had: oneDNN takes 2 to 5 ms to make
 ready what then takes 0.2 ms (900 x 256 by 256 x 512, on a processor with AMX). Pictures and prompts are of
-any length, so a third of a step went there. Numbers of rows and lengths are rounded up there, and batches
-taken in powers of two, so that few sizes are left.
+any length, so an eighth of a step of reading went there. Numbers of rows and lengths are rounded up there,
+and batches taken in powers of two, so that few sizes are left.
 """
 
 from __future__ import annotations
