@@ -12,7 +12,7 @@ and batches taken in powers of two, so that few sizes are left.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -91,11 +91,12 @@ def attend_in_groups(
     Returns:
         (rows, heads width); zeros in the padding.
     """
-    found = [
-        _attend_group(mixed[group.first : group.first + group.rows], group, scaling, causal=causal)
-        for group in groups
-    ]
     padding = len(mixed) - sum(group.rows for group in groups)
+    # Split, not sliced: the gradient of each slice would be as large as all rows.
+    *parts, _ = mixed.split([*(group.rows for group in groups), padding])
+    found = [
+        _attend_group(part, group, scaling, causal=causal) for part, group in zip(parts, groups, strict=True)
+    ]
     if padding:
         found.append(mixed.new_zeros(padding, mixed[0, 0].numel()))
     return found[0] if len(found) == 1 else torch.cat(found)
@@ -110,7 +111,7 @@ def _attend_group(mixed: Tensor, group: Group, scaling: float, *, causal: bool) 
     # Padding comes last, where a causal row never looks.
     attended = _attend(query, key, value, None if causal else group.mask, scaling, causal=causal)
     rows = attended.transpose(1, 2).flatten(2).flatten(0, 1)
-    return rows if group.places is None else rows[group.places]
+    return rows if group.places is None else rows.index_select(0, group.places)
 
 
 def _attend(
@@ -130,15 +131,19 @@ def _attend(
     hidden = (
         None if mask is None else torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, float("-inf"))
     )
+    sizes = _powers_of_two(len(query))
+    masks = [None] * len(sizes) if hidden is None else hidden.split(sizes)
     found = []
-    for part in _powers_of_two(len(query)):
-        scores = query[part] @ key[part].mT
+    for ask, look, take, mask in zip(
+        query.split(sizes), key.split(sizes), value.split(sizes), masks, strict=True
+    ):
+        scores = ask @ look.mT
         # In place: neither gradient needs what the products were.
         if later is not None:
             scores += later
-        if hidden is not None:
-            scores += hidden[part]
-        found.append(scores.softmax(dim=-1) @ value[part])
+        if mask is not None:
+            scores += mask
+        found.append(scores.softmax(dim=-1) @ take)
     return found[0] if len(found) == 1 else torch.cat(found)
 
 
@@ -155,12 +160,9 @@ def _waste(lengths: Sequence[int]) -> float:
     return 1 - sum(lengths) / (len(lengths) * lengths[-1])
 
 
-def _powers_of_two(count: int) -> Iterator[slice]:
-    start = 0
-    for power in reversed(range(count.bit_length())):
-        if count >> power & 1:
-            yield slice(start, start + (1 << power))
-            start += 1 << power
+def _powers_of_two(count: int) -> list[int]:
+    """That sum to it, the largest first."""
+    return [1 << power for power in reversed(range(count.bit_length())) if count >> power & 1]
 
 
 def _compiles_sizes(device: torch.device) -> bool:
