@@ -45,7 +45,8 @@ def fused(part: Part[P]) -> Part[P]:
             return compiled()(layer, hidden, *args, **kwargs)
         except RuntimeError as error:  # those of torch's compiler are no others; what else fails, fails again
             _failed = True
-            _log.warning("training goes on uncompiled: %s", str(error).strip().splitlines()[0])
+            said = (str(error).strip() or repr(error)).splitlines()[0]
+            _log.warning("training goes on uncompiled: %s", said)
             return part(layer, hidden, *args, **kwargs)
 
     return either

@@ -128,21 +128,20 @@ def _attend(
         )
     query, length = query * scaling, query.shape[-2]
     later = query.new_full((length, length), float("-inf")).triu(1) if causal else None
-    hidden = (
-        None if mask is None else torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, float("-inf"))
-    )
     sizes = _powers_of_two(len(query))
-    masks = [None] * len(sizes) if hidden is None else hidden.split(sizes)
+    unseen: Sequence[Tensor | None] = [None] * len(sizes)
+    if mask is not None:
+        unseen = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, float("-inf")).split(sizes)
     found = []
-    for ask, look, take, mask in zip(
-        query.split(sizes), key.split(sizes), value.split(sizes), masks, strict=True
+    for ask, look, take, padding in zip(
+        query.split(sizes), key.split(sizes), value.split(sizes), unseen, strict=True
     ):
         scores = ask @ look.mT
         # In place: neither gradient needs what the products were.
         if later is not None:
             scores += later
-        if mask is not None:
-            scores += mask
+        if padding is not None:
+            scores += padding
         found.append(scores.softmax(dim=-1) @ take)
     return found[0] if len(found) == 1 else torch.cat(found)
 
