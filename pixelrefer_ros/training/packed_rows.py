@@ -28,14 +28,12 @@ class Group:
     """Sequences of similar length, which attend together.
 
     Attributes:
-        first: the group's first row in the pass.
         lengths: rows of each sequence.
         length: L, of the longest with its padding.
         mask: (B, 1, 1, L) bool, which keys are rows; None where no sequence is padded.
         places: (rows,) where each row lies in the padded (B L); None likewise.
     """
 
-    first: int
     lengths: Sequence[int]
     length: int
     mask: Tensor | None
@@ -55,13 +53,12 @@ def known_rows(rows: int, device: torch.device) -> int:
 def groups_of(lengths: Sequence[int], device: torch.device) -> list[Group]:
     """Runs of sequences, sorted by length, in which padding stays small."""
     groups: list[Group] = []
-    first = start = 0
+    start = 0
     for end in range(1, len(lengths) + 1):
         if end < len(lengths) and _waste(lengths[start : end + 1]) <= _WASTE:
             continue
-        own = lengths[start:end]
-        groups.append(_group(first, own, device))
-        first, start = first + sum(own), end
+        groups.append(_group(lengths[start:end], device))
+        start = end
     return groups
 
 
@@ -146,13 +143,13 @@ def _attend(
     return found[0] if len(found) == 1 else torch.cat(found)
 
 
-def _group(first: int, lengths: Sequence[int], device: torch.device) -> Group:
+def _group(lengths: Sequence[int], device: torch.device) -> Group:
     length = -(-lengths[-1] // _LENGTH) * _LENGTH if _compiles_sizes(device) else lengths[-1]
     if lengths[0] == length:
-        return Group(first, lengths, length, None, None)
+        return Group(lengths, length, None, None)
     filled = torch.arange(length)[None] < torch.tensor(lengths)[:, None]
     places = filled.flatten().nonzero().flatten()
-    return Group(first, lengths, length, filled[:, None, None].to(device), places.to(device))
+    return Group(lengths, length, filled[:, None, None].to(device), places.to(device))
 
 
 def _waste(lengths: Sequence[int]) -> float:

@@ -15,7 +15,7 @@ def mixed_precision(device: torch.device, *, bf16: bool) -> Iterator[None]:
     """Within it, products are taken in bfloat16 if so wished; gradients follow outside of it.
 
     On a CPU attention is then plain matrix products: they are fast in bfloat16 where the processor knows it
-    (avx512_bf16, amx), which the fused kernel's gradient is not. (`vision_pass` takes its own in float32.)
+    (avx512_bf16, amx), which the fused kernel's gradient is not. (`packed_rows` takes its own likewise.)
     """
     if not bf16:
         yield

@@ -62,9 +62,9 @@ def _encode(
     embedding = vision.embeddings.patch_embedding
     device, dtype = embedding.weight.device, embedding.weight.dtype
     pixels = torch.cat([patchify(picture, device=device) for picture in pictures]).to(dtype)
-    # A convolution whose stride is its kernel is one product per patch, which is far faster as one.
     patches, rows = len(pixels), known_rows(len(pixels), device)
     pixels = F.pad(pixels, (0, 0, 0, rows - patches))
+    # A convolution whose stride is its kernel is one product per patch, which is far faster as one.
     hidden = F.linear(pixels, embedding.weight.flatten(1), embedding.bias)
     hidden = hidden.to(dtype)  # under autocast what the layers add up stays in float32
     angles = _rotations(vision, pictures, rows)
